@@ -1,0 +1,150 @@
+"""`Overlay`: the one interface to the network that protocols see.
+
+Implementations: `p2p.host` (libp2p) and `p2p.testing.overlay` (in memory, on virtual time). Both pass
+`p2p.testing.check_overlay`. Peers are NodeIds, each proven by its session; how a peer is reached (addresses,
+relays) is the implementation's affair.
+
+Errors:
+    OverlayError
+    ├── PeerUnreachable      no session and none could be made
+    ├── ProtocolRefused      the peer does not speak that protocol
+    └── StreamBroken         the stream was reset or its session died
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from p2p.identity import NodeId
+
+
+class OverlayError(Exception):
+    """Something on the way to a peer failed."""
+
+
+class PeerUnreachable(OverlayError):
+    """There is no session with the peer and none could be made."""
+
+
+class ProtocolRefused(OverlayError):
+    """The peer does not speak the protocol."""
+
+
+class StreamBroken(OverlayError):
+    """The stream was reset by the peer, or its session died."""
+
+
+class Stream(Protocol):
+    """A two-way byte stream to one peer, with back-pressure. One task may send while another receives."""
+
+    @property
+    def peer(self) -> NodeId:
+        """Return who is at the other end, as proven by the session."""
+        ...
+
+    async def send_all(self, data: bytes) -> None:
+        """Send all of `data`; waits while the peer's window is full. Raises StreamBroken."""
+        ...
+
+    async def receive_some(self, max_bytes: int = 65536) -> bytes:
+        """Return at least one byte, or `b""` when the peer has finished sending. Raises StreamBroken."""
+        ...
+
+    async def send_eof(self) -> None:
+        """Finish sending; receiving goes on."""
+        ...
+
+    async def aclose(self) -> None:
+        """Finish both ways; unsent data is flushed, unread data is dropped."""
+        ...
+
+    def reset(self) -> None:
+        """Break the stream off at once; the peer sees StreamBroken."""
+        ...
+
+
+class PeerInfo(msgspec.Struct, frozen=True):
+    """A peer with whom there is a session."""
+
+    node_id: str
+    """Who it is, proven."""
+    address: str
+    """Where, as a multiaddr (`/ip4/127.0.0.1/tcp/4001`), or `memory` in a simulation."""
+    direction: Literal["in", "out"]
+    """Who dialled."""
+    since_ns: int
+    """UTC nanoseconds when the session began."""
+    agent: str = ""
+    """What software it says it is, unproven."""
+
+
+class PeerChange(msgspec.Struct, frozen=True):
+    """A session with a peer began or ended."""
+
+    node_id: str
+    connected: bool
+
+
+StreamHandler = Callable[[Stream], Awaitable[None]]
+"""Serves one inbound stream and returns when done; what it raises resets that stream and is logged."""
+
+
+class Overlay(Protocol):
+    """The network as protocols see it. Usable while its `running()` context of the implementation is open."""
+
+    @property
+    def node_id(self) -> NodeId:
+        """Return who we are."""
+        ...
+
+    @property
+    def network(self) -> str:
+        """Return the overlay's network, such as `devnet`: part of every protocol id and topic of ours."""
+        ...
+
+    def listen_addresses(self) -> Sequence[str]:
+        """Return where others can dial us: multiaddrs that end in `/p2p/<peer id>`."""
+        ...
+
+    def peers(self) -> Sequence[PeerInfo]:
+        """Return the peers with whom there is a session, in a stable order."""
+        ...
+
+    async def connect(self, address: str) -> NodeId:
+        """Make a session with whoever is at `address`; return who it is. Raises PeerUnreachable."""
+        ...
+
+    async def disconnect(self, peer: NodeId) -> None:
+        """End the session with `peer`, if there is one."""
+        ...
+
+    async def open_stream(self, peer: NodeId, protocol: str) -> Stream:
+        """Open a stream to `peer`, making a session from known addresses if there is none.
+
+        Args:
+            protocol: a protocol id as `protocol_id` forms it.
+
+        Raises:
+            PeerUnreachable: no session, and no known address answers.
+            ProtocolRefused: the peer does not serve `protocol`.
+        """
+        ...
+
+    def serve(self, protocol: str, handler: StreamHandler) -> None:
+        """Serve inbound streams of `protocol`; each handler call is a task of the overlay."""
+        ...
+
+    def subscribe_peers(self, listener: Callable[[PeerChange], None]) -> Callable[[], None]:
+        """Call `listener`, which must not block, when a session begins or ends; returns how to stop."""
+        ...
+
+
+def protocol_id(network: str, protocol: str, major: int) -> str:
+    """Return the id of a protocol of ours: `/golem-p2p/<network>/<protocol>/<major>`."""
+    return f"/golem-p2p/{network}/{protocol}/{major}"
