@@ -1,0 +1,43 @@
+"""The service bus: addresses, calls, streaming calls, publish; in process, by unix door, between peers."""
+
+from p2p.bus.api import (
+    DEFAULT_TIMEOUT,
+    MAX_BODY_BYTES,
+    BadContent,
+    Bus,
+    BusClosed,
+    BusError,
+    BusTimeout,
+    Busy,
+    Call,
+    Caller,
+    Endpoint,
+    NoEndpoint,
+    Registration,
+    RemoteError,
+    Service,
+    ServiceError,
+    ask,
+    net_address,
+)
+
+__all__ = [
+    "DEFAULT_TIMEOUT",
+    "MAX_BODY_BYTES",
+    "BadContent",
+    "Bus",
+    "BusClosed",
+    "BusError",
+    "BusTimeout",
+    "Busy",
+    "Call",
+    "Caller",
+    "Endpoint",
+    "NoEndpoint",
+    "Registration",
+    "RemoteError",
+    "Service",
+    "ServiceError",
+    "ask",
+    "net_address",
+]
