@@ -3,7 +3,7 @@
 Three conversations share these structs. The requestor's node asks the provider's `/public/activity` to create
 and destroy activities. Either node, on behalf of the requestor, talks to the supervisor at
 `/public/exeunit/<activityId>`. The supervisor reports to its own node at `/local/activity`. Every struct
-encodes to the JSON that Golem's SDKs know (camel case, except the runtime events, which are snake case there),
+encodes to the JSON that SDKs know (camel case, except the runtime events, which are snake case there),
 so the REST edge passes values on unchanged.
 
 Nothing here decides anything: `decode_exe_script` checks form only, and is here because the requestor's node
