@@ -1,0 +1,1 @@
+"""What several protocols stand on: money, times, wake-ups for long polls, the outbox."""
