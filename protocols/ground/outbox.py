@@ -205,8 +205,8 @@ class Outbox:
             busy = sorted(self._busy)
             row = c.execute(
                 "SELECT min(due_ns) FROM ground_outbox WHERE protocol = ?"
-                f" AND peer NOT IN ({','.join('?' * len(busy))})",
-                (self._protocol, *busy),
+                " AND peer NOT IN (SELECT value FROM json_each(?))",
+                (self._protocol, json.dumps(busy)),
             ).fetchone()
             return row[0] if row else None
 
