@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 from starlette.responses import Response
 
+from p2p.identity import NodeId
 from protocols.ground.times import TimeFormatError, parse_time
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from p2p.identity import NodeId
 
 T = TypeVar("T")
 

@@ -10,6 +10,7 @@ Messages to one peer go in order, one at a time; peers do not wait for each othe
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
