@@ -1,0 +1,1 @@
+"""gftp: files between nodes, by URL `gftp://<node id>/<name>`."""
