@@ -3,6 +3,7 @@
 from p2p.bus.api import (
     DEFAULT_TIMEOUT,
     MAX_BODY_BYTES,
+    AddressTaken,
     BadContent,
     Bus,
     BusClosed,
@@ -24,6 +25,7 @@ from p2p.bus.api import (
 __all__ = [
     "DEFAULT_TIMEOUT",
     "MAX_BODY_BYTES",
+    "AddressTaken",
     "BadContent",
     "Bus",
     "BusClosed",

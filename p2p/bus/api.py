@@ -13,6 +13,7 @@ Errors, of the caller's side:
     ├── BusClosed           the connection ended before the answer
     ├── BadContent          a frame or body that does not decode
     ├── Busy                a bound was reached; try later
+    ├── AddressTaken        another endpoint is registered under that very prefix
     └── RemoteError         the service answered with an error of its own: `kind` and a message
 Errors, of the service's side:
     ServiceError            raised by a handler; travels as RemoteError(kind, message)
@@ -20,7 +21,6 @@ Errors, of the service's side:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
@@ -28,6 +28,7 @@ import msgspec
 from p2p import codec
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -42,12 +43,19 @@ class BusError(Exception):
 
 
 class NoEndpoint(BusError):
-    """Nobody serves the address."""
+    """Nobody serves the address: no such service, or a peer that cannot be reached.
 
-    def __init__(self, address: str) -> None:
+    Args:
+        address: what was called.
+        reason: why nobody does, where that is known, such as why no session could be made.
+    """
+
+    def __init__(self, address: str, reason: str = "") -> None:
         # The words are matched by existing SDKs when they decide whether to retry.
-        super().__init__(f"GSB error: endpoint address not found: {address}")
+        text = f"GSB error: endpoint address not found: {address}"
+        super().__init__(f"{text} ({reason})" if reason else text)
         self.address = address
+        self.reason = reason
 
 
 class BusTimeout(BusError):
@@ -64,6 +72,10 @@ class BadContent(BusError):
 
 class Busy(BusError):
     """A bound on calls in flight was reached."""
+
+
+class AddressTaken(BusError):
+    """Another endpoint is registered under that very prefix."""
 
 
 class RemoteError(BusError):
@@ -123,7 +135,11 @@ class Endpoint(Protocol):
         ...
 
     def stream(self, call: Call) -> AsyncIterator[bytes]:
-        """Answer one streaming call, item by item. Closed early when the caller stops listening."""
+        """Answer one streaming call, item by item. Closed early when the caller stops listening.
+
+        Written as an async generator, it must not yield inside a cancel scope or nursery of its own
+        (trio's rule for generators): the bus waits for the caller between two items.
+        """
         ...
 
 
@@ -138,8 +154,18 @@ class Registration(Protocol):
 class Bus(Protocol):
     """Calls services by address, here, behind the door, or at a peer."""
 
-    def register(self, prefix: str, endpoint: Endpoint) -> Registration:
-        """Serve every address below `prefix`. Raises BusError if the prefix is taken or malformed."""
+    def register(
+        self, prefix: str, endpoint: Endpoint, *, allow: Callable[[Caller], bool] | None = None
+    ) -> Registration:
+        """Serve every address below `prefix`, such as `/public/market`.
+
+        Args:
+            allow: whether a caller may call at all; RemoteError `forbidden` if not. None lets everyone.
+
+        Raises:
+            AddressTaken: the prefix is taken.
+            BusError: the prefix is malformed.
+        """
         ...
 
     async def call(self, address: str, body: bytes, *, timeout: float = DEFAULT_TIMEOUT) -> bytes:
@@ -176,8 +202,8 @@ class Service:
     """An endpoint made of typed methods: structs in, structs out.
 
         service = Service()
-        service.method(GetBodies, handler)      # async def handler(caller: Caller, request: GetBodies) -> Bodies
-        service.streaming(Follow, generator)    # async generator of structs
+        service.method(GetBodies, get_bodies)  # async def get_bodies(caller: Caller, request: GetBodies)
+        service.streaming(Follow, follow)      # an async generator of structs
         bus.register("/public/market", service)
 
     A method is named after its request struct.
@@ -215,8 +241,15 @@ class Service:
         if entry is None:
             raise NoEndpoint(call.address)
         request_type, handler = entry
-        async for item in handler(call.caller, self._decode(call, request_type)):
-            yield codec.encode(item)
+        items = handler(call.caller, self._decode(call, request_type))
+        try:
+            async for item in items:
+                yield codec.encode(item)
+        finally:
+            # A generator that is left early is closed here and now, not by the garbage collector.
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
 
     def _decode(self, call: Call, request_type: type[Any]) -> Any:
         try:
