@@ -1,0 +1,304 @@
+"""Frames: what crosses a byte stream between two ends of the bus. Sans-IO.
+
+A frame is its length (4 bytes, big endian) and one message in canonical CBOR. The same messages serve the unix
+door (many calls on one connection, told apart by `id`) and peers (one stream a call). Each end numbers its own
+requests, so `id` means the sender's request in Request, Cancel, Credit, Register and the like, and the
+receiver's in Reply, Item, End, Failure and Event.
+
+    request                 answered by
+    Hello                   Welcome, or Failure
+    Request                 Reply, or Failure
+    Request (streaming)     any number of Item, then End or Failure; paced by Credit
+    Register, Subscribe     Reply with an empty body, or Failure
+    Cancel                  nothing; the request is forgotten at both ends
+
+Who calls is never in a frame that a caller writes: `Request.caller` is filled in by a node towards its own
+child process, and ignored from anybody else.
+
+Errors: `BadContent` for what is too long, not canonical CBOR, or no message of ours.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from p2p import codec
+from p2p.bus.address import MAX_ADDRESS_CHARS
+from p2p.bus.api import (
+    MAX_BODY_BYTES,
+    AddressTaken,
+    BadContent,
+    BusClosed,
+    BusError,
+    BusTimeout,
+    Busy,
+    Caller,
+    NoEndpoint,
+    RemoteError,
+)
+
+VERSION: Final = 1
+"""Major version of this wire; an end that speaks another says so in its Failure."""
+
+MAX_FRAME_BYTES: Final = MAX_BODY_BYTES + 4096
+"""Largest frame: a full body, its address and what tells them apart."""
+MAX_HELLO_BYTES: Final = 1024
+"""Largest frame from somebody who has not proved anything yet."""
+MAX_MESSAGE_CHARS: Final = 4000
+"""Longest text of an error; longer ones are cut."""
+MAX_KIND_CHARS: Final = 64
+MAX_TOPIC_CHARS: Final = 256
+
+_Id = Annotated[int, Meta(ge=0, lt=2**53)]
+_Address = Annotated[str, Meta(max_length=MAX_ADDRESS_CHARS)]
+_Topic = Annotated[str, Meta(min_length=1, max_length=MAX_TOPIC_CHARS)]
+_Body = Annotated[bytes, Meta(max_length=MAX_BODY_BYTES)]
+
+
+class _Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
+    """What all messages share: their name is in the field `t`."""
+
+
+class Hello(_Message, frozen=True, tag="hello"):
+    """First frame through the door: who wants in."""
+
+    token: Annotated[str, Meta(max_length=256)]
+    """What the node issued."""
+    version: int = VERSION
+
+
+class Welcome(_Message, frozen=True, tag="welcome"):
+    """The door's answer to a good token."""
+
+    node_id: Annotated[str, Meta(max_length=64)]
+    """Who the node is."""
+    subject: Annotated[str, Meta(max_length=256)] = ""
+    """Whom the token was issued to; empty for the owner."""
+
+
+class Request(_Message, frozen=True, tag="call"):
+    """A call."""
+
+    id: _Id
+    address: _Address
+    body: _Body
+    streaming: bool = False
+    timeout_ms: Annotated[int, Meta(ge=0, lt=2**53)] | None = None
+    """Milliseconds that the caller will wait from now; None as long as it lasts."""
+    credit: Annotated[int, Meta(ge=0, le=2**30)] = 0
+    """Bytes of items that may be sent before more credit comes; for streaming calls at the door."""
+    caller: Caller | None = None
+    """Who calls, said by a node to its own child process."""
+
+
+class Reply(_Message, frozen=True, tag="reply"):
+    """The answer to a call that does not stream, to Register and to Subscribe."""
+
+    id: _Id
+    body: _Body = b""
+
+
+class Item(_Message, frozen=True, tag="item"):
+    """One item of a streaming call."""
+
+    id: _Id
+    body: _Body
+
+
+class End(_Message, frozen=True, tag="end"):
+    """A streaming call has no more items."""
+
+    id: _Id
+
+
+class Failure(_Message, frozen=True, tag="error"):
+    """The request failed; nothing more will come."""
+
+    id: _Id
+    error: Literal["service", "noEndpoint", "timeout", "closed", "badContent", "busy", "taken", "bus"]
+    """Which class of the bus's errors; `service` for an error of the service's own."""
+    message: Annotated[str, Meta(max_length=MAX_MESSAGE_CHARS)] = ""
+    kind: Annotated[str, Meta(max_length=MAX_KIND_CHARS)] = ""
+    """The service's own word for it."""
+    address: _Address = ""
+    """Which address nobody serves; the message is then the reason."""
+
+
+class Cancel(_Message, frozen=True, tag="cancel"):
+    """The caller no longer wants the answer."""
+
+    id: _Id
+
+
+class Credit(_Message, frozen=True, tag="credit"):
+    """The caller has room for more items."""
+
+    id: _Id
+    size: Annotated[int, Meta(gt=0, le=2**30)]
+    """Bytes, on top of what is left."""
+
+
+class Register(_Message, frozen=True, tag="register"):
+    """Send me every call below a prefix."""
+
+    id: _Id
+    prefix: _Address
+
+
+class Unregister(_Message, frozen=True, tag="unregister"):
+    """Send me no more of them; those in flight are finished."""
+
+    id: _Id
+    """The id of the Register."""
+
+
+class Subscribe(_Message, frozen=True, tag="subscribe"):
+    """Send me what is published on a topic."""
+
+    id: _Id
+    topic: _Topic
+
+
+class Unsubscribe(_Message, frozen=True, tag="unsubscribe"):
+    """Send me no more of it."""
+
+    id: _Id
+    """The id of the Subscribe."""
+
+
+class Publish(_Message, frozen=True, tag="publish"):
+    """Give this to every subscriber of a topic. Not answered."""
+
+    topic: _Topic
+    body: _Body
+
+
+class Event(_Message, frozen=True, tag="event"):
+    """Something was published on a topic that the receiver listens to."""
+
+    id: _Id
+    """The id of the Subscribe."""
+    body: _Body
+
+
+Frame = (
+    Hello
+    | Welcome
+    | Request
+    | Reply
+    | Item
+    | End
+    | Failure
+    | Cancel
+    | Credit
+    | Register
+    | Unregister
+    | Subscribe
+    | Unsubscribe
+    | Publish
+    | Event
+)
+
+_FRAME: Any = Frame
+_LENGTH = struct.Struct(">I")
+
+
+def encode(frame: Frame) -> bytes:
+    """Return a message as it crosses the stream, length included."""
+    message = codec.encode(frame)
+    return _LENGTH.pack(len(message)) + message
+
+
+def decode(message: bytes) -> Frame:
+    """Return the message in a frame, without its length. Raises BadContent."""
+    try:
+        frame: Frame = msgspec.convert(codec.decode_tree(message), _FRAME, builtin_types=(bytes,))
+    except (codec.CodecError, msgspec.ValidationError) as error:
+        raise BadContent(f"not a frame of the bus: {error}") from error
+    return frame
+
+
+class FrameReader:
+    """Cuts a byte stream into frames.
+
+    Feed it what arrives, then take frames until there is none. It holds at most one frame and what was fed
+    last: an announced length beyond `max_bytes` raises BadContent before any more need be read.
+    """
+
+    def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._buffer = bytearray()
+        self._start = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take what arrived. The caller takes all frames before it feeds more."""
+        if self._start:
+            del self._buffer[: self._start]
+            self._start = 0
+        self._buffer += data
+
+    def next_frame(self) -> Frame | None:
+        """Return the next message, or None until more arrives. Raises BadContent; the stream is lost then."""
+        begin = self._start + _LENGTH.size
+        if len(self._buffer) < begin:
+            return None
+        (size,) = _LENGTH.unpack_from(self._buffer, self._start)
+        if size > self.max_bytes:
+            raise BadContent(f"a frame of {size} bytes is announced; at most {self.max_bytes} are taken")
+        if len(self._buffer) < begin + size:
+            return None
+        self._start = begin + size
+        return decode(bytes(self._buffer[begin : self._start]))
+
+    @property
+    def between_frames(self) -> bool:
+        """Return whether no part of a frame waits for its rest."""
+        return self._start == len(self._buffer)
+
+
+def failure(request_id: int, error: BusError) -> Failure:
+    """Return `error` as it crosses the stream."""
+    match error:
+        case RemoteError():
+            kind = error.kind[:MAX_KIND_CHARS]
+            return Failure(request_id, "service", error.message[:MAX_MESSAGE_CHARS], kind)
+        case NoEndpoint():
+            reason = error.reason[:MAX_MESSAGE_CHARS]
+            return Failure(request_id, "noEndpoint", reason, address=error.address[:MAX_ADDRESS_CHARS])
+        case BusTimeout():
+            return Failure(request_id, "timeout", str(error)[:MAX_MESSAGE_CHARS])
+        case BusClosed():
+            return Failure(request_id, "closed", str(error)[:MAX_MESSAGE_CHARS])
+        case BadContent():
+            return Failure(request_id, "badContent", str(error)[:MAX_MESSAGE_CHARS])
+        case Busy():
+            return Failure(request_id, "busy", str(error)[:MAX_MESSAGE_CHARS])
+        case AddressTaken():
+            return Failure(request_id, "taken", str(error)[:MAX_MESSAGE_CHARS])
+        case _:
+            return Failure(request_id, "bus", str(error)[:MAX_MESSAGE_CHARS])
+
+
+def error_of(frame: Failure) -> BusError:
+    """Return the error that a Failure tells of, as the caller shall see it."""
+    match frame.error:
+        case "service":
+            return RemoteError(frame.kind, frame.message)
+        case "noEndpoint":
+            return NoEndpoint(frame.address, frame.message)
+        case "timeout":
+            return BusTimeout(frame.message)
+        case "closed":
+            return BusClosed(frame.message)
+        case "badContent":
+            return BadContent(frame.message)
+        case "busy":
+            return Busy(frame.message)
+        case "taken":
+            return AddressTaken(frame.message)
+        case "bus":
+            return BusError(frame.message)
