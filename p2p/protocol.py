@@ -1,8 +1,8 @@
 """`Protocol` and `NodeContext`: what a protocol handler is, and all that it is given.
 
-A third party registers a factory `(settings: Mapping[str, object]) -> Protocol` under the entry-point group
-`golem_p2p.protocols`; the node makes it, and runs it between its own start and stop. `examples/hello_protocol`
-is a complete one.
+A third party registers a factory `(settings: Mapping[str, object]) -> Protocol` under the entry-point
+group `golem_p2p.protocols`; the node makes it, and runs it between its own start and stop.
+`examples/hello_protocol` is a complete one.
 """
 
 from __future__ import annotations

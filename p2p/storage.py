@@ -225,8 +225,11 @@ def _run_in_savepoint(connection: Connection, write: _Write) -> None:
 
 
 def _read(connection: Connection, f: Transaction[T]) -> T:
-    with connection:  # one snapshot for the whole of f
+    connection.execute("BEGIN")  # one snapshot for the whole of f
+    try:
         return f(connection)
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def _map_error(error: BaseException) -> BaseException:

@@ -20,7 +20,7 @@ from p2p.bus import Caller, Service, ServiceError
 from p2p.entropy import hex32
 from p2p.identity import NodeId
 from p2p.overlay import OverlayError, Stream, protocol_id
-from protocols.files.core import ContentCheck, encode_header, format_url, parse_url, slot_name, transfer
+from protocols.files.core import ContentCheck, File, encode_header, format_url, parse_url, slot_name, transfer
 from protocols.files.errors import FilesError, LocalFileError, NotPublished, RemoteFilesError, TransferBroken
 from protocols.files.messages import (
     CHUNK_BYTES,
