@@ -21,6 +21,9 @@ from p2p.identity import NodeId
 from protocols.ground.times import TimeFormatError, parse_time
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
     from starlette.requests import Request
 
 
@@ -80,6 +83,36 @@ def error(status: int, message: str | None) -> ApiError:
 def problem(status: int, document: dict[str, Any]) -> ApiError:
     """Return an RFC 7807 document, to be raised."""
     return ApiError(Response(json.dumps(document), status, media_type="application/problem+json"))
+
+
+class Taken(Response):
+    """A JSON answer whose content was taken from a queue, and must go back if it was not delivered."""
+
+    def __init__(self, value: Any, settle: Callable[[bool], Awaitable[None]]) -> None:
+        """Make it.
+
+        Args:
+            settle: called once with whether the whole answer was written to a live connection.
+        """
+        super().__init__(msgspec.json.encode(value), 200, media_type=_JSON)
+        self.settle = settle
+
+
+class EventStream(Response):
+    """Server-sent events: frames as they come, `:ping` every 15 s, until the client goes.
+
+    Existing clients take the server's closing of the stream for a failure, so it stays open at the end.
+    """
+
+    def __init__(self, frames: AbstractAsyncContextManager[AsyncIterator[bytes]]) -> None:
+        """Make it.
+
+        Args:
+            frames: entered when the answer begins, left when the client goes; yields whole frames.
+        """
+        super().__init__(b"", 200, headers={"content-type": "text/event-stream"})
+        del self.headers["content-length"]
+        self.frames = frames
 
 
 class ApiRequest:
