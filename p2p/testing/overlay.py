@@ -6,26 +6,24 @@
         await a.connect(b.listen_addresses()[0])
 
 The network holds the links and the faults: `partition`, `cut`, `isolate`, `heal`, `break_sessions`, `stall`,
-and `links` for the rest. Sessions stand in for Noise: who is at the other end is taken as proven. Used by
-tests and by simulations in node mode; knows nothing of libp2p.
+and `links` for the rest. Sessions stand in for Noise: who is at the other end is taken as proven. Hello and
+discovery are off unless asked for; with them, an overlay finds its peers as one on libp2p does. Used by tests
+and by simulations in node mode; knows nothing of libp2p.
 """
 
 from __future__ import annotations
 
+import functools
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
+from p2p.discovery import Discovery, DiscoverySettings, Door, PeerStore, Sessions, ThisNode
+from p2p.discovery.messages import OLDEST_VERSION, PROTOCOL_VERSION
+from p2p.discovery.serving import OneAtATime, serve_stream
 from p2p.identity import InvalidNodeId, NodeId, parse_node_id
-from p2p.overlay import (
-    PeerChange,
-    PeerInfo,
-    PeerUnreachable,
-    Stream,
-    StreamHandler,
-)
+from p2p.overlay import PeerChange, PeerInfo, PeerUnreachable, Stream, StreamHandler
 from p2p.testing.network import Inbox, Link, Links, MemorySession, MemoryStream
 
 if TYPE_CHECKING:
@@ -44,8 +42,8 @@ HANDSHAKE_ROUND_TRIPS = 3
 """TCP, then Noise XX with the protocols' negotiation folded in: what our own session takes."""
 MAX_STREAMS_PER_SESSION = 512
 """Inbound streams beyond this are refused, as a muxer does."""
-
-_log = structlog.get_logger("p2p.testing")
+HANDSHAKE_BYTES = 128
+"""About what one message of the handshake takes on the link."""
 
 
 class MemoryNetwork:
@@ -56,7 +54,7 @@ class MemoryNetwork:
         entropy: decides jitter, loss and breaks.
         link: what lies between any two nodes, or a function of both.
         directory: whether `open_stream` finds a node that was never dialled by its id alone, as if a
-            directory had been asked. Without it, a node must be told an address first.
+            directory had been asked. Without it, an address must be known from a dial or from discovery.
         window_bytes: what a stream may carry unread.
         detection: seconds until both ends of a session notice that the link between them went down.
         auditor: gets a line for each session, stream and dial.
@@ -82,9 +80,45 @@ class MemoryNetwork:
         self._auditor = auditor
         self._sessions: dict[MemorySession, None] = {}
 
-    def overlay(self, who: Signer | NodeId, network: str = "devnet") -> MemoryOverlay:
-        """Return a new node's overlay; it takes part while its `running()` is open."""
-        return MemoryOverlay(self, who if isinstance(who, str) else who.node_id, network)
+    def overlay(
+        self,
+        who: Signer | NodeId,
+        network: str = "devnet",
+        *,
+        discovery: DiscoverySettings | None = None,
+        bootstrap: Sequence[str] = (),
+        entropy: Entropy | None = None,
+        store: PeerStore | None = None,
+        agent: str = "memory",
+        version: int = PROTOCOL_VERSION,
+        oldest: int = OLDEST_VERSION,
+    ) -> MemoryOverlay:
+        """Return a new node's overlay; it takes part while its `running()` is open.
+
+        Args:
+            discovery: turns hello and discovery on.
+            bootstrap, store, agent, version, oldest: as for `Discovery`.
+            entropy: spreads this node's dials and exchanges; has to be given with `discovery`.
+        """
+        node_id = who if isinstance(who, str) else who.node_id
+        overlay = MemoryOverlay(self, node_id, network)
+        if discovery is not None:
+            if entropy is None:
+                raise ValueError("discovery needs the node's entropy")
+            overlay.discovery = Discovery(
+                node_id,
+                network,
+                overlay.listen_addresses,
+                clock=self.clock,
+                entropy=entropy,
+                bootstrap=bootstrap,
+                settings=discovery,
+                agent=agent,
+                store=store,
+                version=version,
+                oldest=oldest,
+            )
+        return overlay
 
     def partition(self, *groups: Iterable[NodeId]) -> None:
         """Split the nodes into groups that cannot reach each other; the unnamed form one more group."""
@@ -144,20 +178,23 @@ class MemoryNetwork:
 class MemoryOverlay:
     """A node on a `MemoryNetwork`; implements `p2p.overlay.Overlay`."""
 
+    discovery: Discovery | None = None
+    """Its discovery, if it was asked for."""
+
     def __init__(self, world: MemoryNetwork, node_id: NodeId, network: str) -> None:
         self.inbox = Inbox()
         self._world = world
         self._node_id = node_id
         self._network = network
         self._known: dict[NodeId, str] = {}
-        self._sessions: dict[NodeId, list[MemorySession]] = {}
+        self._sessions: Sessions[MemorySession] = Sessions()
         self._handlers: dict[str, StreamHandler] = {}
-        self._listeners: dict[object, Callable[[PeerChange], None]] = {}
-        self._dialling: dict[NodeId, trio.Lock] = {}
+        self._dialling = OneAtATime()
         self._nursery: trio.Nursery | None = None
+        self._door: Door[MemorySession] | None = None
 
     def __repr__(self) -> str:
-        return f"<MemoryOverlay {self._node_id} on {self._network}, {len(self._sessions)} peers>"
+        return f"<MemoryOverlay {self._node_id} on {self._network}, {len(self._sessions)} sessions>"
 
     @property
     def node_id(self) -> NodeId:
@@ -172,18 +209,26 @@ class MemoryOverlay:
         """Take part in the network: be dialled, serve streams. Ends sessions at exit."""
         if self._node_id in self._world.running:
             raise RuntimeError(f"{self._node_id} is running on this network already")
+        self._door = Door(
+            self._sessions,
+            self.discovery,
+            open_stream=lambda session, protocol: session.open_stream(self, protocol),
+            served=self._served_by,
+            close=lambda session, reason: session.close(self, reason),
+        )
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._world.running[self._node_id] = self
             self.inbox.open()
             nursery.start_soon(self.inbox.run)
+            if self.discovery is not None:
+                nursery.start_soon(self.discovery.run, self)
             try:
                 yield self
             finally:
                 del self._world.running[self._node_id]
-                for sessions in list(self._sessions.values()):
-                    for session in list(sessions):
-                        session.close(self, "this node is shutting down")
+                for session in self._sessions.all():
+                    session.close(self, "this node is shutting down")
                 self.inbox.close()
                 self._nursery = None
                 nursery.cancel_scope.cancel()
@@ -192,29 +237,20 @@ class MemoryOverlay:
         return (ADDRESS_PREFIX + self._node_id,)
 
     def peers(self) -> Sequence[PeerInfo]:
-        return [
-            PeerInfo(
-                node_id=node_id,
-                address=ADDRESS_PREFIX + node_id,
-                direction="out" if sessions[0].dialer is self else "in",
-                since_ns=sessions[0].since_ns,
-            )
-            for node_id, sessions in self._sessions.items()
-        ]
+        return self._sessions.peers()
 
     async def connect(self, address: str) -> NodeId:
         target = _parse_address(address)
-        self._known[target] = address
-        await self._session_with(target)
+        await self._session_with(target, [address])
         return target
 
     async def disconnect(self, peer: NodeId) -> None:
-        for session in list(self._sessions.get(peer, ())):
+        for session in self._sessions.of(peer):
             session.close(self, "this node disconnected")
         await trio.lowlevel.checkpoint()
 
     async def open_stream(self, peer: NodeId, protocol: str) -> Stream:
-        session = await self._session_with(peer)
+        session = await self._session_with(peer, self._addresses_of(peer))
         stream = await session.open_stream(self, protocol)
         self._world.trace(self._node_id, f"opened {protocol} to {peer}")
         return stream
@@ -223,111 +259,122 @@ class MemoryOverlay:
         self._handlers[protocol] = handler
 
     def subscribe_peers(self, listener: Callable[[PeerChange], None]) -> Callable[[], None]:
-        key = object()
-        self._listeners[key] = listener
-        return lambda: self._listeners.pop(key, None) and None
+        return self._sessions.subscribe(listener)
 
     # What a session tells this end (`SessionOwner`).
 
     def stream_arrived(self, stream: MemoryStream) -> bool:
         """Serve an inbound stream, unless nobody serves its protocol or there are too many."""
-        handler = self._handlers.get(stream.protocol)
-        session_full = stream.count_beside() > MAX_STREAMS_PER_SESSION
-        if handler is None or session_full or self._nursery is None:
+        if self._nursery is None or stream.count_beside() > MAX_STREAMS_PER_SESSION:
             return False
-        self._nursery.start_soon(self._serve_stream, handler, stream)
+        if self.discovery is not None and stream.protocol == self.discovery.protocol:
+            assert self._door is not None
+            answer = functools.partial(self._door.answer, stream.session)
+            self._nursery.start_soon(self._serve, answer, stream, False)
+        elif stream.protocol in self._handlers:
+            self._nursery.start_soon(self._serve, self._handlers[stream.protocol], stream, True)
+        else:
+            return False
         return True
 
     def session_ended(self, session: MemorySession, reason: str) -> None:
-        """Forget a session; the last one's end is the peer's."""
-        peer = session.other(self).node_id
-        sessions = self._sessions.get(peer, [])
-        if session in sessions:
-            sessions.remove(session)
+        """Forget a session."""
+        self._sessions.end(session)
         self._world.forget(session)
-        if not sessions and self._sessions.pop(peer, None) is not None:
-            self._world.trace(self._node_id, f"lost {peer}: {reason}")
-            self._tell(PeerChange(node_id=peer, connected=False))
+        self._world.trace(self._node_id, f"lost {session.other(self).node_id}: {reason}")
 
     # Dialling and serving.
 
-    async def _session_with(self, peer: NodeId) -> MemorySession:
+    def _addresses_of(self, peer: NodeId) -> list[str]:
+        if self._world.directory:
+            return [ADDRESS_PREFIX + peer]
+        if self.discovery is not None:
+            return self.discovery.policy.addresses_of(peer)
+        return [self._known[peer]] if peer in self._known else []
+
+    async def _session_with(self, peer: NodeId, addresses: Sequence[str]) -> MemorySession:
         if self._nursery is None:
             raise PeerUnreachable(f"cannot reach {peer}: this overlay is not running")
-        lock = self._dialling.setdefault(peer, trio.Lock())
-        try:
-            async with lock:  # one dial at a time; who waited finds the session made
-                sessions = self._sessions.get(peer)
-                return sessions[0] if sessions else await self._dial(peer)
-        finally:
-            if not lock.statistics().tasks_waiting and not lock.locked():
-                self._dialling.pop(peer, None)
+        if peer == self._node_id:
+            raise ThisNode(f"{peer} is this node itself")
+        async with self._dialling(peer):  # who waited finds the session made
+            session = self._sessions.newest(peer)
+            if session is not None:
+                return session
+            if not addresses:
+                raise PeerUnreachable(
+                    f"no address of {peer} is known: it was never dialled, nor told by a peer"
+                )
+            session = await self._dial(peer)
+            assert self._door is not None
+            await self._door.enter_dialled(session, peer)
+        self._known[peer] = addresses[0]
+        if self.discovery is not None:
+            self.discovery.dialled(addresses[0], peer)
+        return session
 
     async def _dial(self, peer: NodeId) -> MemorySession:
         world, me = self._world, self._node_id
-        if peer == me:
-            raise PeerUnreachable(f"{peer} is this node itself")
-        if peer not in self._known and not world.directory:
-            raise PeerUnreachable(f"no address of {peer} is known: it was never dialled, nor told by a peer")
         there, back = world.links.direction(me, peer), world.links.direction(peer, me)
         session: MemorySession | None = None
         try:
             for trip in range(HANDSHAKE_ROUND_TRIPS):
-                await self._travel(there.arrival(trio.current_time(), 128), me, peer)
+                await self._travel(there.arrival(trio.current_time(), HANDSHAKE_BYTES), peer)
                 listener = world.running.get(peer)
+                accepts = trip > 0 or world.links.may_dial(peer)
                 if trip == HANDSHAKE_ROUND_TRIPS - 1 and listener is not None:
                     session = world.begin(self, listener)
-                    listener._add(session)  # noqa: SLF001 - the other end of the same session
-                await self._travel(back.arrival(trio.current_time(), 128), me, peer)
-                if listener is None:
-                    raise PeerUnreachable(f"{peer} is not running: its address refuses connections")
-                if trip == 0 and not world.links.may_dial(peer):
-                    raise PeerUnreachable(f"{peer} does not accept the connection")
+                    listener._accept(session)  # noqa: SLF001 - the other end of the same session
+                await self._travel(back.arrival(trio.current_time(), HANDSHAKE_BYTES), peer)
+                if listener is None or not accepts:
+                    raise PeerUnreachable(
+                        f"{peer} does not accept connections: it is not running, or is full"
+                    )
             assert session is not None
             if not session.is_open(self):
-                raise PeerUnreachable(f"{peer} closed the session as it began")
+                raise PeerUnreachable(f"{peer} was lost as the session began")
         except BaseException as error:
             world.trace(me, f"dial {peer} failed: {error}")
             if session is not None:
                 session.close(self, "the dial was given up")
             raise
-        self._add(session)
+        self._open(session)
         return session
 
-    async def _travel(self, arrival: float | None, me: NodeId, peer: NodeId) -> None:
-        if arrival is None or not self._world.links.is_up(me, peer):
+    async def _travel(self, arrival: float | None, peer: NodeId) -> None:
+        if arrival is None or not self._world.links.is_up(self._node_id, peer):
             await trio.sleep(DIAL_TIMEOUT)
             raise PeerUnreachable(f"{peer} did not answer within {DIAL_TIMEOUT:g} s")
         await trio.sleep_until(arrival)
 
-    def _add(self, session: MemorySession) -> None:
+    def _accept(self, session: MemorySession) -> None:
+        assert self._nursery is not None
+        assert self._door is not None
+        self._open(session)
+        self._door.accept(session, session.other(self).node_id, self._nursery)
+
+    def _open(self, session: MemorySession) -> None:
         peer = session.other(self).node_id
-        first = peer not in self._sessions
-        self._sessions.setdefault(peer, []).append(session)
-        if first:
-            self._world.trace(self._node_id, f"met {peer}")
-            self._tell(PeerChange(node_id=peer, connected=True))
+        self._world.trace(self._node_id, f"met {peer}")
+        info = PeerInfo(
+            node_id=peer,
+            address=ADDRESS_PREFIX + peer,
+            direction="out" if session.dialer is self else "in",
+            since_ns=session.since_ns,
+        )
+        self._sessions.open(session, info)
 
-    async def _serve_stream(self, handler: StreamHandler, stream: MemoryStream) -> None:
-        try:
-            await handler(stream)
-            await stream.aclose()
-        except Exception as error:
-            _log.warning(
-                "a stream handler failed; its stream is reset",
-                node=self._node_id,
-                peer=stream.peer,
-                protocol=stream.protocol,
-                error=repr(error),
-            )
+    async def _serve(self, handler: StreamHandler, stream: MemoryStream, gated: bool) -> None:
+        if gated and not await self._sessions.admission(stream.session):
             stream.reset()
-        except BaseException:
-            stream.reset()
-            raise
+            return
+        await serve_stream(handler, stream, node=self._node_id, protocol=stream.protocol)
 
-    def _tell(self, change: PeerChange) -> None:
-        for listener in list(self._listeners.values()):
-            listener(change)
+    async def _served_by(self, session: MemorySession) -> tuple[str, ...]:
+        other = session.other(self)
+        assert isinstance(other, MemoryOverlay)
+        hello = () if other.discovery is None else (other.discovery.protocol,)
+        return (*hello, *other._handlers)  # noqa: SLF001 - what identify tells on libp2p
 
 
 def _parse_address(address: str) -> NodeId:

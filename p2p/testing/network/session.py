@@ -147,7 +147,7 @@ class MemoryStream:
     def __init__(self, session: MemorySession, end: SessionOwner, protocol: str) -> None:
         self.end = end
         self.protocol = protocol
-        self._session = session
+        self.session = session
         self._peer = session.other(end).node_id
         self._opened = False
         self._failure: OverlayError | None = None
@@ -166,7 +166,7 @@ class MemoryStream:
 
     def count_beside(self) -> int:
         """Return how many streams this end of the session has, this one included."""
-        return self._session.stream_count(self.end)
+        return self.session.stream_count(self.end)
 
     # What happens at this end's application.
 
@@ -235,20 +235,20 @@ class MemoryStream:
 
     def reset(self) -> None:
         if self._failure is None and not self._over():
-            self._session.send(self.end, HEADER_BYTES, self.other.reset_arrived)
+            self.session.send(self.end, HEADER_BYTES, self.other.reset_arrived)
             self.fail(StreamBroken("this end reset the stream"))
 
     # What happens on the way.
 
     def arrive(self) -> None:
         """Offer a new stream to this end, and send the answer."""
-        self._session.attach(self)
+        self.session.attach(self)
         self._opened = True
         if self.end.stream_arrived(self):
-            self._session.send(self.end, HEADER_BYTES, self.other.accepted)
+            self.session.send(self.end, HEADER_BYTES, self.other.accepted)
         else:
             self.fail(ProtocolRefused("refused"))
-            self._session.send(self.end, HEADER_BYTES, self.other.refused)
+            self.session.send(self.end, HEADER_BYTES, self.other.refused)
 
     def accepted(self) -> None:
         """Note that the other end serves the stream."""
@@ -268,7 +268,7 @@ class MemoryStream:
         if self._failure is None and not self._over():
             self._failure = failure
             self._received.clear()
-            self._session.detach(self)
+            self.session.detach(self)
             self._progress.unpark_all()
 
     def data_arrived(self, segment: bytes) -> None:
@@ -291,18 +291,18 @@ class MemoryStream:
         self._progress.unpark_all()
 
     def _send_segment(self, segment: bytes) -> None:
-        self._session.send(self.end, HEADER_BYTES + len(segment), lambda: self.other.data_arrived(segment))
+        self.session.send(self.end, HEADER_BYTES + len(segment), lambda: self.other.data_arrived(segment))
 
     def _give_credit(self, count: int) -> None:
         self._owed += count
-        if self._owed * 2 >= self._session.window_bytes and not self._peer_finished:
+        if self._owed * 2 >= self.session.window_bytes and not self._peer_finished:
             owed, self._owed = self._owed, 0
-            self._session.send(self.end, HEADER_BYTES, lambda: self.other.credited(owed))
+            self.session.send(self.end, HEADER_BYTES, lambda: self.other.credited(owed))
 
     def _finish(self) -> None:
         if not self._finished:
             self._finished = True
-            self._session.send(self.end, HEADER_BYTES, self.other.peer_finished)
+            self.session.send(self.end, HEADER_BYTES, self.other.peer_finished)
             self._detach_when_over()
 
     def _over(self) -> bool:
@@ -310,7 +310,7 @@ class MemoryStream:
 
     def _detach_when_over(self) -> None:
         if self._over():
-            self._session.detach(self)
+            self.session.detach(self)
 
     def _check(self) -> None:
         if self._failure is not None:

@@ -1,0 +1,157 @@
+"""From a proven session to an admitted one: hello in both roles, bounded in time, with a logged reason.
+
+Shared by all implementations of `Overlay`, which say how to open a stream on one particular session and how to
+close it. `Discovery` is the `Admission` that they are given; without one every session is admitted at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Protocol
+
+import structlog
+import trio
+
+from p2p.discovery.exchange import HelloRefused
+from p2p.discovery.messages import explain_refusal
+from p2p.discovery.sessions import S
+from p2p.overlay import OverlayError, PeerUnreachable, ProtocolRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from p2p.discovery.sessions import Sessions
+    from p2p.identity import NodeId
+    from p2p.overlay import Stream
+
+HELLO_TIMEOUT = 10.0
+"""Seconds that a new session has to say hello, in either role."""
+
+_log = structlog.get_logger("p2p.hello")
+
+
+class ThisNode(PeerUnreachable):
+    """The address or id is this node's own."""
+
+
+class Admission(Protocol):
+    """Decides which peers this node talks to."""
+
+    @property
+    def protocol(self) -> str:
+        """Return the protocol id of hello: the one protocol that is served before admission."""
+        ...
+
+    @property
+    def network(self) -> str:
+        """Return this node's network."""
+        ...
+
+    async def greet(self, stream: Stream) -> str:
+        """Say hello as the one who opened `stream`; return the peer's agent. Raises HelloRefused."""
+        ...
+
+    async def answer(self, stream: Stream, admit: Callable[[str], None]) -> None:
+        """Answer a hello; calls `admit` with the peer's agent before the answer goes out, if it fits.
+
+        Raises:
+            HelloRefused: it does not fit.
+        """
+        ...
+
+
+class Door(Generic[S]):
+    """Admits the sessions of one overlay, or closes them.
+
+    Args:
+        open_stream: opens a stream on one particular session, admitted or not.
+        served: what protocols the peer of a session serves, as far as can be found out; for the reason given.
+        close: ends a session, at once.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions[S],
+        admission: Admission | None,
+        *,
+        open_stream: Callable[[S, str], Awaitable[Stream]],
+        served: Callable[[S], Awaitable[tuple[str, ...]]],
+        close: Callable[[S, str], None],
+    ) -> None:
+        self._sessions = sessions
+        self._admission = admission
+        self._open_stream = open_stream
+        self._served = served
+        self._close = close
+
+    async def enter_dialled(self, session: S, peer: NodeId) -> None:
+        """Say hello on a session that this node dialled, and admit it.
+
+        Raises:
+            PeerUnreachable: the peer does not fit, or did not answer; the session is closed.
+        """
+        if self._admission is None:
+            self._sessions.admit(session)
+            return
+        try:
+            with trio.fail_after(HELLO_TIMEOUT):
+                stream = await self._open_stream(session, self._admission.protocol)
+                try:
+                    agent = await self._admission.greet(stream)
+                    await stream.aclose()
+                except BaseException:
+                    stream.reset()
+                    raise
+        except BaseException as error:
+            reason = await self._reason(session, error)
+            self._close(session, reason)
+            if not isinstance(error, HelloRefused | OverlayError | trio.TooSlowError):
+                raise
+            _log.info("dropped a peer that was dialled", peer=peer, reason=reason)
+            raise PeerUnreachable(f"{peer} was reached, but {reason}") from error
+        self._sessions.admit(session, agent)
+        if session not in self._sessions:
+            raise PeerUnreachable(f"{peer} closed the session as it began")
+
+    def accept(self, session: S, peer: NodeId, nursery: trio.Nursery) -> None:
+        """Wait for the hello of a session that the peer dialled, as a task of `nursery`."""
+        if self._admission is None:
+            self._sessions.admit(session)
+        else:
+            nursery.start_soon(self._await_hello, session, peer)
+
+    async def _await_hello(self, session: S, peer: NodeId) -> None:
+        assert self._admission is not None
+        with trio.move_on_after(HELLO_TIMEOUT):
+            await self._sessions.admission(session)
+        if session in self._sessions and not self._sessions.is_admitted(session):
+            reason = f"it did not say hello on {self._admission.protocol} within {HELLO_TIMEOUT:g} s"
+            _log.info("dropped a peer that dialled", peer=peer, reason=reason)
+            self._close(session, reason)
+
+    async def answer(self, session: S, stream: Stream) -> None:
+        """Serve a hello on a session of either role; the first one admits an accepted session."""
+        assert self._admission is not None
+        try:
+            with trio.fail_after(HELLO_TIMEOUT):
+                await self._admission.answer(stream, lambda agent: self._sessions.admit(session, agent))
+                await stream.aclose()
+        except (HelloRefused, trio.TooSlowError) as error:
+            reason = await self._reason(session, error)
+            _log.info("dropped a peer that said hello", peer=stream.peer, reason=reason)
+            with trio.move_on_after(1):  # let the answer arrive, so that the peer can say why too
+                await stream.aclose()
+                await trio.sleep(0.5)
+            self._close(session, reason)
+
+    async def _reason(self, session: S, error: BaseException) -> str:
+        match error:
+            case ProtocolRefused():
+                assert self._admission is not None
+                protocols: tuple[str, ...] = ()
+                with trio.move_on_after(HELLO_TIMEOUT / 2):
+                    protocols = await self._served(session)
+                return explain_refusal(self._admission.network, protocols)
+            case trio.TooSlowError():
+                return f"its hello was not complete within {HELLO_TIMEOUT:g} s"
+            case _:
+                return str(error) or type(error).__name__

@@ -1,0 +1,333 @@
+"""Whom to know and whom to dial: the address book and the decisions, without I/O.
+
+Bootstrap addresses are dialled again whenever their peer is not connected; others only until there are
+`target_peers`. What peers tell is a claim: it is bounded for each teller, evicted first, tried last, and
+becomes a fact when a dial proves it. `now` (monotonic seconds), `now_ns` (UTC) and the random generator are
+arguments. The driver (`p2p.discovery.driver`) does what `dials` and `refreshes` return and reports back.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from p2p.clock import NANOSECONDS
+from p2p.discovery.messages import MAX_ADDRESSES, MAX_TOLD_PEERS, KnownPeer
+from p2p.discovery.peer_store import PeerRecord, ProvenAddress
+from p2p.identity import NodeId
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterable, Sequence
+
+
+class DiscoverySettings(msgspec.Struct, frozen=True):
+    """How many peers to know and how eagerly. Times are in seconds."""
+
+    target_peers: int = 12
+    """Peers that the node tries to be connected to; bootstrap peers count."""
+    refresh: float = 60.0
+    """Between two exchanges of hello on a session, give or take a quarter."""
+    parallel_dials: int = 4
+    """Dials under way at once."""
+    first_retry: float = 1.0
+    """After the first failure; doubles with each further one."""
+    bootstrap_retry: float = 60.0
+    """Longest wait before a bootstrap address is tried again."""
+    longest_retry: float = 900.0
+    """Longest wait before any other address is tried again."""
+    max_book: int = 1024
+    """Nodes in the address book."""
+    max_told: int = 64
+    """Nodes in the address book that one peer alone told of."""
+    forget_after: float = 14 * 86_400.0
+    """Since an address was last proven."""
+
+
+class Dial(msgspec.Struct, frozen=True):
+    """An address to dial now."""
+
+    address: str
+    """A multiaddr."""
+    expected: NodeId | None
+    """Who should be there, if that is known."""
+    bootstrap: bool
+    """Whether it comes from the bootstrap list."""
+
+
+class _Address:
+    def __init__(self) -> None:
+        self.proven_ns = 0
+        self.failures = 0
+        self.due = -math.inf
+
+
+class _Node:
+    def __init__(self, teller: NodeId | None) -> None:
+        self.teller = teller
+        self.addresses: dict[str, _Address] = {}
+
+    def proven_ns(self) -> int:
+        return max((a.proven_ns for a in self.addresses.values()), default=0)
+
+
+class _Bootstrap:
+    def __init__(self) -> None:
+        self.node: NodeId | None = None
+        self.failures = 0
+        self.due = -math.inf
+
+
+FORGET_UNPROVEN_AFTER = 3
+"""Failures after which an address that nobody ever proved is dropped."""
+MIN_TELLING_INTERVAL = 5.0
+"""Seconds within which a peer's further tellings are not taken in."""
+
+
+class DiscoveryPolicy:
+    """The address book of one node, and its decisions.
+
+    Args:
+        me: this node; never entered in the book.
+        bootstrap: multiaddrs to keep dialling.
+        acceptable: whether an address that a peer told may be entered (for instance not a private one).
+    """
+
+    def __init__(
+        self,
+        me: NodeId,
+        bootstrap: Sequence[str] = (),
+        settings: DiscoverySettings = DiscoverySettings(),  # noqa: B008 - frozen
+        acceptable: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        self._me = me
+        self._settings = settings
+        self._acceptable = acceptable
+        self._bootstrap = {address: _Bootstrap() for address in bootstrap}
+        self._book: dict[NodeId, _Node] = {}
+        self._connected: dict[NodeId, float] = {}  # when to say hello again
+        self._dialling: dict[str, Dial] = {}
+        self._told_at: dict[NodeId, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<DiscoveryPolicy {len(self._connected)} connected, {len(self._book)} known>"
+
+    # What happened.
+
+    def connected(self, now: float, peer: NodeId, chance: random.Random) -> None:
+        """Note that there is a session with `peer`."""
+        self._connected.setdefault(peer, self._next_refresh(now, chance))
+
+    def disconnected(self, now: float, peer: NodeId, chance: random.Random) -> None:
+        """Note that the last session with `peer` ended; it may be dialled again after a moment."""
+        self._connected.pop(peer, None)
+        self._told_at.pop(peer, None)
+        pause = now + self._settings.first_retry * (0.5 + chance.random())
+        node = self._book.get(peer)
+        for address in node.addresses.values() if node else ():
+            address.due = max(address.due, pause)
+        for bootstrap in self._bootstrap.values():
+            if bootstrap.node == peer:
+                bootstrap.due = max(bootstrap.due, pause)
+
+    def dialled(self, now_ns: int, address: str, peer: NodeId) -> None:
+        """Note that a dial of `address` proved `peer` to be there."""
+        self._dialling.pop(address, None)
+        if address in self._bootstrap:
+            bootstrap = self._bootstrap[address]
+            bootstrap.node, bootstrap.failures, bootstrap.due = peer, 0, -math.inf
+        for other, node in self._book.items():
+            if other != peer:
+                node.addresses.pop(address, None)
+        known = self._enter(peer, None, proven=True)
+        if known is not None:
+            known.teller = None
+            entry = self._address(known, address)
+            entry.proven_ns, entry.failures, entry.due = now_ns, 0, -math.inf
+
+    def dial_failed(self, now: float, address: str, chance: random.Random) -> None:
+        """Note that nobody, or not the right one, answered at `address`."""
+        self._dialling.pop(address, None)
+        if address in self._bootstrap:
+            bootstrap = self._bootstrap[address]
+            bootstrap.failures += 1
+            bootstrap.due = now + self._backoff(bootstrap.failures, self._settings.bootstrap_retry, chance)
+        for peer, node in list(self._book.items()):
+            entry = node.addresses.get(address)
+            if entry is None:
+                continue
+            entry.failures += 1
+            entry.due = now + self._backoff(entry.failures, self._settings.longest_retry, chance)
+            if not entry.proven_ns and entry.failures >= FORGET_UNPROVEN_AFTER:
+                del node.addresses[address]
+                if not node.addresses and peer not in self._connected:
+                    del self._book[peer]
+
+    def told(self, now: float, teller: NodeId, own: Iterable[str], others: Iterable[KnownPeer]) -> None:
+        """Take in what a peer says of itself and of others. Tellings in quick succession are not taken in."""
+        if now - self._told_at.get(teller, -math.inf) < MIN_TELLING_INTERVAL:
+            return
+        self._told_at[teller] = now
+        self._claim(teller, own, teller)
+        for other in others:
+            self._claim(NodeId(other.node_id), other.addresses, teller)
+
+    # What to do.
+
+    def dials(self, now: float, chance: random.Random) -> list[Dial]:
+        """Return what to dial now; each has to be reported with `dialled` or `dial_failed`."""
+        chosen: list[Dial] = []
+        free = self._settings.parallel_dials - len(self._dialling)
+        for address, bootstrap in self._bootstrap.items():
+            if len(chosen) < free and bootstrap.due <= now and self._wanted(address, bootstrap.node):
+                chosen.append(Dial(address, bootstrap.node, bootstrap=True))
+        missing = self._settings.target_peers - len(self._connected) - len(self._dialling) - len(chosen)
+        room = min(free - len(chosen), missing)
+        if room > 0:
+            taken = {dial.address for dial in chosen}
+            ranked = sorted(
+                (not entry.proven_ns, entry.failures, chance.random(), address, peer)
+                for peer, address, entry in self._candidates()
+                if entry.due <= now and address not in taken
+            )
+            peers: set[NodeId] = set()
+            for *_, address, peer in ranked:
+                if len(peers) < room and peer not in peers:
+                    peers.add(peer)
+                    chosen.append(Dial(address, peer, bootstrap=False))
+        self._dialling.update((dial.address, dial) for dial in chosen)
+        return chosen
+
+    def refreshes(self, now: float, chance: random.Random) -> list[NodeId]:
+        """Return the peers to exchange hello with now, and schedule their next exchange."""
+        due = [peer for peer, when in self._connected.items() if when <= now]
+        for peer in due:
+            self._connected[peer] = self._next_refresh(now, chance)
+        return due
+
+    def next_event(self) -> float:
+        """Return when `dials` or `refreshes` may next return something, if nothing else happens."""
+        due = list(self._connected.values())
+        if len(self._dialling) < self._settings.parallel_dials:
+            due += [b.due for address, b in self._bootstrap.items() if self._wanted(address, b.node)]
+            if len(self._connected) + len(self._dialling) < self._settings.target_peers:
+                due += [entry.due for _, _, entry in self._candidates()]
+        return min(due, default=math.inf)
+
+    def addresses_of(self, peer: NodeId) -> list[str]:
+        """Return where `peer` may be, the likeliest first."""
+        node = self._book.get(peer)
+        if node is None:
+            return []
+        entries = node.addresses.items()
+        return [a for a, e in sorted(entries, key=lambda item: (item[1].failures, -item[1].proven_ns))]
+
+    def tell(self, asker: NodeId, chance: random.Random) -> list[KnownPeer]:
+        """Return what to tell `asker` of others: connected peers, and those proven before, in random order."""
+        worth = [
+            peer
+            for peer, node in self._book.items()
+            if peer != asker and node.addresses and (peer in self._connected or node.proven_ns())
+        ]
+        chance.shuffle(worth)
+        worth.sort(key=lambda peer: peer not in self._connected)
+        return [
+            KnownPeer(node_id=peer, addresses=tuple(self.addresses_of(peer)[:MAX_ADDRESSES]))
+            for peer in worth[:MAX_TOLD_PEERS]
+        ]
+
+    # Across restarts.
+
+    def load(self, records: Iterable[PeerRecord], now_ns: int) -> None:
+        """Enter what an earlier run had proven, unless it is too old."""
+        oldest = now_ns - round(self._settings.forget_after * NANOSECONDS)
+        for record in records:
+            fresh = [a for a in record.addresses if oldest <= a.proven_ns <= now_ns]
+            node = self._enter(NodeId(record.node_id), None) if fresh else None
+            for address in fresh[:MAX_ADDRESSES] if node else ():
+                assert node is not None
+                self._address(node, address.address).proven_ns = address.proven_ns
+
+    def records(self) -> list[PeerRecord]:
+        """Return what is proven, to be kept for the next run."""
+        return [
+            PeerRecord(
+                node_id=peer,
+                addresses=tuple(
+                    ProvenAddress(address=address, proven_ns=entry.proven_ns)
+                    for address, entry in node.addresses.items()
+                    if entry.proven_ns
+                ),
+            )
+            for peer, node in self._book.items()
+            if node.proven_ns()
+        ]
+
+    # Within.
+
+    def _candidates(self) -> Iterable[tuple[NodeId, str, _Address]]:
+        busy = {dial.expected for dial in self._dialling.values()}
+        for peer, node in self._book.items():
+            if peer not in self._connected and peer not in busy:
+                for address, entry in node.addresses.items():
+                    if address not in self._dialling:
+                        yield peer, address, entry
+
+    def _wanted(self, bootstrap: str, node: NodeId | None) -> bool:
+        return bootstrap not in self._dialling and node != self._me and node not in self._connected
+
+    def _claim(self, peer: NodeId, addresses: Iterable[str], teller: NodeId) -> None:
+        good = [a for a in addresses if self._acceptable(a)][:MAX_ADDRESSES]
+        node = self._enter(peer, None if peer == teller else teller) if good else None
+        if node is None:
+            return
+        if peer == teller:  # it knows best: its older unproven claims go
+            node.teller = None
+            node.addresses = {a: e for a, e in node.addresses.items() if e.proven_ns or a in good}
+        for address in good:
+            if len(node.addresses) < MAX_ADDRESSES or peer == teller:
+                self._address(node, address)
+
+    def _enter(self, peer: NodeId, teller: NodeId | None, *, proven: bool = False) -> _Node | None:
+        """Return the book's entry, made if there is room; only what is proven drives out what is proven."""
+        if peer == self._me:
+            return None
+        node = self._book.get(peer)
+        if node is None:
+            if teller is not None and self._told_by(teller) >= self._settings.max_told:
+                return None
+            if len(self._book) >= self._settings.max_book and not self._evict(proven):
+                return None
+            node = self._book[peer] = _Node(teller)
+        return node
+
+    def _told_by(self, teller: NodeId) -> int:
+        return sum(node.teller == teller for node in self._book.values())
+
+    def _evict(self, also_proven: bool) -> bool:
+        idle = [p for p in self._book if p not in self._connected]
+        victim = next((p for p in idle if not self._book[p].proven_ns()), None)
+        if victim is None and also_proven:
+            victim = min(idle, key=lambda p: self._book[p].proven_ns(), default=None)
+        if victim is None:
+            return False
+        del self._book[victim]
+        return True
+
+    def _address(self, node: _Node, address: str) -> _Address:
+        """Return the node's entry for the address; the worst one gives way if there are too many."""
+        if address not in node.addresses and len(node.addresses) >= MAX_ADDRESSES:
+            worst = min(
+                node.addresses, key=lambda a: (node.addresses[a].proven_ns, -node.addresses[a].failures)
+            )
+            del node.addresses[worst]
+        return node.addresses.setdefault(address, _Address())
+
+    def _next_refresh(self, now: float, chance: random.Random) -> float:
+        return now + self._settings.refresh * (0.75 + chance.random() / 2)
+
+    def _backoff(self, failures: int, longest: float, chance: random.Random) -> float:
+        wait = min(self._settings.first_retry * 2.0 ** min(failures - 1, 30), longest)
+        return float(wait * (0.5 + chance.random()))

@@ -1,0 +1,126 @@
+"""The sessions of an overlay: which are still saying hello, which are admitted, which one to use.
+
+Synchronous bookkeeping, shared by all implementations of `Overlay`. A peer may have several sessions (both
+dialled at once, or it restarted and its old session has not died yet): the newest carries new streams, and
+listeners hear of a peer once. Protocols see admitted sessions only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
+import structlog
+import trio
+
+from p2p.identity import NodeId
+from p2p.overlay import PeerChange, PeerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+S = TypeVar("S")
+"""An implementation's session; hashable by identity."""
+
+_log = structlog.get_logger("p2p.sessions")
+
+
+class _Entry:
+    def __init__(self, info: PeerInfo) -> None:
+        self.info = info
+        self.admitted = False
+        self.decided = trio.Event()
+
+
+class Sessions(Generic[S]):
+    """The table of sessions of one overlay."""
+
+    def __init__(self) -> None:
+        self._entries: dict[S, _Entry] = {}
+        self._admitted: dict[NodeId, list[S]] = {}
+        self._listeners: dict[object, Callable[[PeerChange], None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, session: S) -> bool:
+        return session in self._entries
+
+    def open(self, session: S, info: PeerInfo) -> None:
+        """Enter a session whose peer is proven but has not been admitted."""
+        self._entries[session] = _Entry(info)
+
+    def admit(self, session: S, agent: str = "") -> None:
+        """Let protocols see the session; does nothing if it has ended or is admitted."""
+        entry = self._entries.get(session)
+        if entry is None or entry.admitted:
+            return
+        entry.admitted = True
+        entry.info = msgspec.structs.replace(entry.info, agent=agent)
+        entry.decided.set()
+        peer = NodeId(entry.info.node_id)
+        first = peer not in self._admitted
+        self._admitted.setdefault(peer, []).append(session)
+        if first:
+            self._tell(PeerChange(node_id=peer, connected=True))
+
+    def end(self, session: S) -> None:
+        """Take a session out; the last one's end is told as the peer's."""
+        entry = self._entries.pop(session, None)
+        if entry is None:
+            return
+        entry.decided.set()
+        if entry.admitted:
+            peer = NodeId(entry.info.node_id)
+            left = self._admitted[peer]
+            left.remove(session)
+            if not left:
+                del self._admitted[peer]
+                self._tell(PeerChange(node_id=peer, connected=False))
+
+    async def admission(self, session: S) -> bool:
+        """Wait until the session is admitted (True) or ended (False)."""
+        entry = self._entries.get(session)
+        if entry is None:
+            return False
+        await entry.decided.wait()
+        return session in self._entries
+
+    def is_admitted(self, session: S) -> bool:
+        """Return whether protocols may use the session."""
+        entry = self._entries.get(session)
+        return entry is not None and entry.admitted
+
+    def newest(self, peer: NodeId) -> S | None:
+        """Return the admitted session that new streams to `peer` should take."""
+        sessions = self._admitted.get(peer)
+        return sessions[-1] if sessions else None
+
+    def of(self, peer: NodeId) -> list[S]:
+        """Return all sessions with `peer`, admitted or not."""
+        return [session for session, entry in self._entries.items() if entry.info.node_id == peer]
+
+    def all(self) -> list[S]:
+        """Return all sessions, oldest first."""
+        return list(self._entries)
+
+    def peers(self) -> list[PeerInfo]:
+        """Return the admitted peers, each by its newest session, in the order of their admission."""
+        return [self._entries[sessions[-1]].info for sessions in self._admitted.values()]
+
+    def subscribe(self, listener: Callable[[PeerChange], None]) -> Callable[[], None]:
+        """Call `listener` on every change of the admitted peers; returns how to stop."""
+        key = object()
+        self._listeners[key] = listener
+
+        def stop() -> None:
+            self._listeners.pop(key, None)
+
+        return stop
+
+    def _tell(self, change: PeerChange) -> None:
+        for listener in list(self._listeners.values()):
+            try:
+                listener(change)
+            except Exception:
+                _log.exception("a listener to peer changes failed", peer=change.node_id)
