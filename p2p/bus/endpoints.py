@@ -83,10 +83,11 @@ class Endpoints:
 
     async def call(self, call: Call) -> bytes:
         """Answer a call. Raises BusError and nothing else."""
-        endpoint = self._admit(call)
         try:
-            answer = await endpoint.call(call)
+            answer = await self._admit(call).call(call)
             check_size(answer, f"the answer of {call.address}")
+        except BusError:
+            raise
         except Exception as error:
             raise _outward(error, call.address) from error
         return answer
@@ -94,7 +95,12 @@ class Endpoints:
     @contextlib.asynccontextmanager
     async def stream(self, call: Call, deadline: float = math.inf) -> AsyncIterator[AsyncIterator[bytes]]:
         """Answer a streaming call; `deadline` is in trio's time. Raises BusError and nothing else."""
-        items = self._admit(call).stream(call)
+        try:
+            items = self._admit(call).stream(call)
+        except BusError:
+            raise
+        except Exception as error:
+            raise _outward(error, call.address) from error
         try:
             yield Items(items, call.address, deadline)
         finally:
@@ -129,7 +135,7 @@ class Items:
                 item = await anext(self._items)
                 check_size(item, f"an item of {self._address}")
                 return item
-        except StopAsyncIteration:
+        except (BusError, StopAsyncIteration):
             raise
         except Exception as error:
             raise _outward(error, self._address) from error

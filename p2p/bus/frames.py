@@ -48,6 +48,8 @@ MAX_FRAME_BYTES: Final = MAX_BODY_BYTES + 4096
 """Largest frame: a full body, its address and what tells them apart."""
 MAX_HELLO_BYTES: Final = 1024
 """Largest frame from somebody who has not proved anything yet."""
+ITEM_COST: Final = 64
+"""Bytes of credit that an item costs beyond its body, so that empty items are paced too."""
 MAX_MESSAGE_CHARS: Final = 4000
 """Longest text of an error; longer ones are cut."""
 MAX_KIND_CHARS: Final = 64
@@ -90,9 +92,15 @@ class Request(_Message, frozen=True, tag="call"):
     timeout_ms: Annotated[int, Meta(ge=0, lt=2**53)] | None = None
     """Milliseconds that the caller will wait from now; None as long as it lasts."""
     credit: Annotated[int, Meta(ge=0, le=2**30)] = 0
-    """Bytes of items that may be sent before more credit comes; for streaming calls at the door."""
+    """Bytes that may be under way unread, for streaming calls at the door. An item costs its body and
+    `ITEM_COST`, and may be sent while any credit is left."""
     caller: Caller | None = None
     """Who calls, said by a node to its own child process."""
+
+    @property
+    def timeout(self) -> float | None:
+        """Return in how many seconds the caller gives up."""
+        return None if self.timeout_ms is None else self.timeout_ms / 1000
 
 
 class Reply(_Message, frozen=True, tag="reply"):

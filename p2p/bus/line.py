@@ -1,0 +1,441 @@
+"""`Line`: many calls, both ways, over one byte stream. What the door and its client have in common.
+
+One task reads and never waits for anything but the stream; one writes, and puts what has gathered into one
+send; each call that arrives is a task. No stream of items can stall the rest: its sender may have only as
+many bytes under way as its receiver gave credit for. Sends are never cancelled half-way, since the writer is
+no caller's task.
+
+Bounds, per line: calls in flight each way (`Busy`), bytes of requests in work (`Busy`), bytes that wait to be
+sent (senders wait; an end that lets control messages pile up is dropped), a window per streaming call. An
+end that breaks the rules is dropped: the line ends, and every call in flight fails with BusClosed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+import trio
+
+from p2p.bus import frames
+from p2p.bus.api import BadContent, BusClosed, BusError, Busy
+from p2p.bus.frames import ITEM_COST, Cancel, Credit, End, Failure, Item, Register, Reply, Request, Subscribe
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from p2p.bus.api import Caller
+    from p2p.bus.frames import Frame
+
+MAX_CALLS = 256
+"""Calls in flight, each way."""
+MAX_REQUEST_BYTES = 64 * 1024 * 1024
+"""Bytes of the requests that are being answered."""
+WINDOW_BYTES = 256 * 1024
+"""Items of one streaming call that may be under way unread; the last may go beyond it."""
+SEND_AHEAD_BYTES = 1024 * 1024
+"""Above so many bytes waiting to be sent, senders of bodies wait."""
+SEND_LIMIT_BYTES = 16 * 1024 * 1024
+"""Bytes waiting to be sent at which the other end is taken for stuck."""
+_RECEIVE_BYTES = 256 * 1024
+
+_log = structlog.get_logger("p2p.bus")
+
+
+class LineOwner(Protocol):
+    """What a line asks of whoever holds it."""
+
+    async def answer(self, request: Request) -> bytes:
+        """Answer a call. Raises BusError."""
+        ...
+
+    def answer_stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Answer a streaming call. Raises BusError."""
+        ...
+
+    def receive(self, frame: Frame) -> None:
+        """Take any other message, at once and in order. Raises BadContent to drop the line."""
+        ...
+
+    def ended(self) -> None:
+        """Hear, once, that the line has ended: nothing can be sent any more."""
+        ...
+
+
+class _Pending:
+    """A request of ours that waits for its answer; one task takes it."""
+
+    def __init__(self, streaming: bool) -> None:
+        self.streaming = streaming
+        self.ended = False
+        self.window = WINDOW_BYTES if streaming else 0
+        self._arrived: deque[bytes] = deque()
+        self._error: BusError | None = None
+        self._wake = trio.Event()
+
+    def put(self, body: bytes) -> None:
+        self._arrived.append(body)
+        self._wake.set()
+
+    def end(self, error: BusError | None = None) -> None:
+        if not self.ended:
+            self.ended, self._error = True, error
+            self._wake.set()
+
+    async def take(self) -> bytes | None:
+        """Return the next body, or None at the end."""
+        await self._wake.wait()
+        if self._arrived:
+            body = self._arrived.popleft()
+            if not self._arrived and not self.ended:
+                self._wake = trio.Event()
+            return body
+        if self._error is not None:
+            raise self._error
+        return None
+
+
+class _Answering:
+    """A request of the other end that we are answering."""
+
+    def __init__(self, request: Request) -> None:
+        self.scope = trio.CancelScope()
+        self.size = len(request.body)
+        self.credit = request.credit
+        self.more_credit = trio.Event()
+
+
+class Line:
+    """Both ends of a connection run one. Serve with `run`; `closed` is set when it has ended.
+
+    Args:
+        stream: the connection; the line closes it.
+        owner: answers what arrives.
+        name: who is at the other end, for logs and errors.
+        reader: the stream's frames so far, where a handshake came first.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        owner: LineOwner,
+        *,
+        name: str,
+        reader: frames.FrameReader | None = None,
+    ) -> None:
+        self.name = name
+        self.closed = trio.Event()
+        self._stream = stream
+        self._owner = owner
+        self._reader = reader or frames.FrameReader()
+        self._nursery: trio.Nursery | None = None
+        self._next_id = 0
+        self._pending: dict[int, _Pending] = {}
+        self._notices: dict[int, Callable[[BusError | None], None]] = {}
+        self._answering: dict[int, _Answering] = {}
+        self._highest_asked = -1
+        self._request_bytes = 0
+        self._out: deque[bytes] = deque()
+        self._out_bytes = 0
+        self._out_ready = trio.Event()
+        self._out_room = trio.lowlevel.ParkingLot()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed.is_set() else "open"
+        return f"<Line to {self.name}, {state}, {len(self._pending)} out, {len(self._answering)} in>"
+
+    @property
+    def backlog(self) -> int:
+        """Return how many bytes wait to be sent."""
+        return self._out_bytes
+
+    async def run(self) -> None:
+        """Serve until either end closes. Raises nothing of its own."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._write)
+                try:
+                    await self._read()
+                finally:
+                    self._end()
+                    self._nursery.cancel_scope.cancel()
+        finally:
+            self._end()
+            await trio.aclose_forcefully(self._stream)
+
+    def drop(self) -> None:
+        """End the line at once."""
+        self._end()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    async def flush(self) -> None:
+        """Wait until everything sent so far has left this process, or the line has ended."""
+        while self._out_bytes and not self.closed.is_set():
+            await self._out_room.park()
+
+    # Calls of ours.
+
+    def request(self, make: Callable[[int], Frame], answered: Callable[[BusError | None], None]) -> int:
+        """Send a request without a body at once, and return its id.
+
+        `answered` is called with None or an error when the answer comes or the line ends; it must not raise.
+        """
+        request_id = self._new_id(len(self._notices))
+        self._notices[request_id] = answered
+        self.send_nowait(make(request_id))
+        return request_id
+
+    async def call(self, address: str, body: bytes, *, caller: Caller | None = None) -> bytes:
+        """Call the other end; it is told the effective deadline. Raises BusError."""
+        request_id = self._new_id(len(self._pending))
+        pending = self._pending[request_id] = _Pending(streaming=False)
+        deadline = trio.current_effective_deadline()
+        request = Request(request_id, address, body, timeout_ms=_milliseconds(deadline), caller=caller)
+        try:
+            await self.send(request)
+            reply = await pending.take()
+            assert reply is not None
+            return reply
+        finally:
+            self._finish(request_id)
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, address: str, body: bytes, *, deadline: float = math.inf, caller: Caller | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Make a streaming call; the other end is told the nearer of `deadline` and the effective one."""
+        request_id = self._new_id(len(self._pending))
+        pending = self._pending[request_id] = _Pending(streaming=True)
+        request = Request(
+            request_id,
+            address,
+            body,
+            streaming=True,
+            timeout_ms=_milliseconds(min(deadline, trio.current_effective_deadline())),
+            credit=WINDOW_BYTES,
+            caller=caller,
+        )
+        try:
+            with trio.CancelScope(deadline=deadline):
+                await self.send(request)
+            yield _Incoming(self, request_id, pending)
+        finally:
+            self._finish(request_id)
+
+    def grant(self, request_id: int, size: int) -> None:
+        """Give credit for items that were read."""
+        pending = self._pending.get(request_id)
+        if pending is not None:
+            pending.window += size
+            self.send_nowait(Credit(request_id, size))
+
+    # Sending.
+
+    async def send(self, frame: Frame) -> None:
+        """Send a message; waits while too much waits already. Raises BusClosed."""
+        while self._out_bytes >= SEND_AHEAD_BYTES and not self.closed.is_set():
+            await self._out_room.park()
+        if self.closed.is_set():
+            raise BusClosed(self._closed_text())
+        self.send_nowait(frame)
+
+    def send_nowait(self, frame: Frame) -> None:
+        """Send a small message without waiting; nothing happens when the line has ended."""
+        if self.closed.is_set():
+            return
+        data = frames.encode(frame)
+        self._out.append(data)
+        self._out_bytes += len(data)
+        self._out_ready.set()
+        if self._out_bytes > SEND_LIMIT_BYTES:
+            _log.warning("the other end of the bus does not read; dropped", other=self.name)
+            self.drop()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._out_ready.wait()
+                data = b"".join(self._out) if len(self._out) > 1 else self._out[0]
+                self._out.clear()
+                self._out_ready = trio.Event()
+                await self._stream.send_all(data)
+                self._out_bytes -= len(data)
+                self._out_room.unpark_all()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.drop()
+
+    # Receiving.
+
+    async def _read(self) -> None:
+        try:
+            while not self.closed.is_set():
+                while (frame := self._reader.next_frame()) is not None:
+                    self._receive(frame)
+                data = await self._stream.receive_some(_RECEIVE_BYTES)
+                if not data:
+                    return
+                self._reader.feed(data)
+        except BadContent as error:
+            _log.warning(
+                "the other end of the bus broke its rules; dropped", other=self.name, error=str(error)
+            )
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+
+    def _receive(self, frame: Frame) -> None:
+        if isinstance(frame, Request | Register | Subscribe):
+            if frame.id <= self._highest_asked:
+                raise BadContent("a request's id was used before")
+            self._highest_asked = frame.id
+        match frame:
+            case Request():
+                self._start(frame)
+            case Reply() | Item() | End() | Failure():
+                self._receive_answer(frame)
+            case Cancel():
+                answering = self._answering.get(frame.id)
+                if answering is not None:
+                    answering.scope.cancel()
+            case Credit():
+                answering = self._answering.get(frame.id)
+                if answering is not None:
+                    answering.credit += frame.size
+                    answering.more_credit.set()
+            case _:
+                self._owner.receive(frame)
+
+    def _receive_answer(self, frame: Reply | Item | End | Failure) -> None:
+        if frame.id >= self._next_id:
+            raise BadContent("an answer to what was never asked")
+        answered = self._notices.get(frame.id)
+        if answered is not None and isinstance(frame, Reply | Failure):
+            del self._notices[frame.id]
+            answered(frames.error_of(frame) if isinstance(frame, Failure) else None)
+            return
+        pending = self._pending.get(frame.id)
+        if pending is None:
+            return  # its caller gave up, and the other end had not heard yet
+        match frame:
+            case Failure():
+                pending.end(frames.error_of(frame))
+            case End() if pending.streaming:
+                pending.end()
+            case Reply() if not pending.streaming:
+                pending.put(frame.body)
+                pending.end()
+            case Item() if pending.streaming:
+                if pending.window <= 0:
+                    raise BadContent("an item beyond its credit")
+                pending.window -= len(frame.body) + ITEM_COST
+                pending.put(frame.body)
+                return
+            case _:
+                raise BadContent(f"a {type(frame).__name__} is no answer to that request")
+
+    # Calls of the other end.
+
+    def _start(self, request: Request) -> None:
+        too_much = self._request_bytes + len(request.body) > MAX_REQUEST_BYTES
+        if len(self._answering) >= MAX_CALLS or too_much:
+            busy = Busy(
+                f"{MAX_CALLS} calls, or {MAX_REQUEST_BYTES} bytes of them, are in work on this connection"
+            )
+            self.send_nowait(frames.failure(request.id, busy))
+            return
+        answering = self._answering[request.id] = _Answering(request)
+        self._request_bytes += answering.size
+        assert self._nursery is not None
+        self._nursery.start_soon(self._answer, request, answering)
+
+    async def _answer(self, request: Request, answering: _Answering) -> None:
+        try:
+            with answering.scope:
+                try:
+                    if request.streaming:
+                        await self._answer_stream(request, answering)
+                        await self.send(End(request.id))
+                    else:
+                        await self.send(Reply(request.id, await self._owner.answer(request)))
+                except BusError as error:
+                    await self.send(frames.failure(request.id, error))
+        except BusClosed:
+            pass  # nobody is there to be told
+        finally:
+            del self._answering[request.id]
+            self._request_bytes -= answering.size
+
+    async def _answer_stream(self, request: Request, answering: _Answering) -> None:
+        async with self._owner.answer_stream(request) as items:
+            async for body in items:
+                while answering.credit <= 0:
+                    answering.more_credit = trio.Event()
+                    await answering.more_credit.wait()
+                answering.credit -= len(body) + ITEM_COST
+                await self.send(Item(request.id, body))
+
+    # Ends.
+
+    def _new_id(self, in_flight: int) -> int:
+        if self.closed.is_set():
+            raise BusClosed(self._closed_text())
+        if in_flight >= MAX_CALLS:
+            raise Busy(f"{MAX_CALLS} calls to {self.name} are in flight already")
+        self._next_id += 1
+        return self._next_id - 1
+
+    def _finish(self, request_id: int) -> None:
+        pending = self._pending.pop(request_id, None)
+        if pending is not None and not pending.ended:
+            self.send_nowait(Cancel(request_id))
+
+    def _end(self) -> None:
+        if self.closed.is_set():
+            return
+        self.closed.set()
+        self._owner.ended()
+        self._out_room.unpark_all()
+        for pending in self._pending.values():
+            pending.end(BusClosed(self._closed_text()))
+        notices, self._notices = self._notices, {}
+        for answered in notices.values():
+            answered(BusClosed(self._closed_text()))
+
+    def _closed_text(self) -> str:
+        return f"the bus connection to {self.name} has ended"
+
+
+class _Incoming:
+    """The items of a streaming call of ours; what was read is granted anew, half a window at a time."""
+
+    def __init__(self, line: Line, request_id: int, pending: _Pending) -> None:
+        self._line = line
+        self._request_id = request_id
+        self._pending = pending
+        self._read = 0
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        body = await self._pending.take()
+        if body is None:
+            raise StopAsyncIteration
+        self._read += len(body) + ITEM_COST
+        if self._read >= WINDOW_BYTES // 2:
+            self._line.grant(self._request_id, self._read)
+            self._read = 0
+        return body
+
+
+def _milliseconds(deadline: float) -> int | None:
+    """Return how long from now a deadline in trio's time is; None if there is none to speak of."""
+    seconds = deadline - trio.current_time()
+    if seconds >= 2**40:
+        return None
+    # Rounded up: the near end gives up first, and knows why.
+    return max(0, math.ceil(seconds * 1000))
