@@ -63,6 +63,7 @@ class Door(Generic[S]):
     """Admits the sessions of one overlay, or closes them.
 
     Args:
+        node: this node, for the log.
         open_stream: opens a stream on one particular session, admitted or not.
         served: what protocols the peer of a session serves, as far as can be found out; for the reason given.
         close: ends a session, at once.
@@ -73,12 +74,14 @@ class Door(Generic[S]):
         sessions: Sessions[S],
         admission: Admission | None,
         *,
+        node: NodeId,
         open_stream: Callable[[S, str], Awaitable[Stream]],
         served: Callable[[S], Awaitable[tuple[str, ...]]],
         close: Callable[[S, str], None],
     ) -> None:
         self._sessions = sessions
         self._admission = admission
+        self._log = _log.bind(node=node)
         self._open_stream = open_stream
         self._served = served
         self._close = close
@@ -106,7 +109,7 @@ class Door(Generic[S]):
             self._close(session, reason)
             if not isinstance(error, HelloRefused | OverlayError | trio.TooSlowError):
                 raise
-            _log.info("dropped a peer that was dialled", peer=peer, reason=reason)
+            self._log.info("dropped a peer that was dialled", peer=peer, reason=reason)
             raise PeerUnreachable(f"{peer} was reached, but {reason}") from error
         self._sessions.admit(session, agent)
         if session not in self._sessions:
@@ -125,7 +128,7 @@ class Door(Generic[S]):
             await self._sessions.admission(session)
         if session in self._sessions and not self._sessions.is_admitted(session):
             reason = f"it did not say hello on {self._admission.protocol} within {HELLO_TIMEOUT:g} s"
-            _log.info("dropped a peer that dialled", peer=peer, reason=reason)
+            self._log.info("dropped a peer that dialled", peer=peer, reason=reason)
             self._close(session, reason)
 
     async def answer(self, session: S, stream: Stream) -> None:
@@ -137,7 +140,7 @@ class Door(Generic[S]):
                 await stream.aclose()
         except (HelloRefused, trio.TooSlowError) as error:
             reason = await self._reason(session, error)
-            _log.info("dropped a peer that said hello", peer=stream.peer, reason=reason)
+            self._log.info("dropped a peer that said hello", peer=stream.peer, reason=reason)
             with trio.move_on_after(1):  # let the answer arrive, so that the peer can say why too
                 await stream.aclose()
                 await trio.sleep(0.5)

@@ -76,6 +76,7 @@ class Discovery:
         oldest: int = OLDEST_VERSION,
     ) -> None:
         self.policy = DiscoveryPolicy(me, bootstrap, settings, acceptable)
+        self._log = _log.bind(node=me)
         self._network = network
         self._listen = listen
         self._clock = clock
@@ -173,7 +174,7 @@ class Discovery:
         except ThisNode:
             found = overlay.node_id
         except PeerUnreachable as error:
-            log = _log.info if dial.bootstrap else _log.debug
+            log = self._log.info if dial.bootstrap else self._log.debug
             log("a dial failed", address=dial.address, bootstrap=dial.bootstrap, reason=str(error))
         finally:
             if found is None:
@@ -196,7 +197,7 @@ class Discovery:
             pass  # it has gone meanwhile, and the policy was told
         except (OverlayError, HelloRefused, trio.TooSlowError) as error:
             reason = str(error) or f"no answer within {REFRESH_TIMEOUT:g} s"
-            _log.info("dropped a peer that does not answer hello", peer=peer, reason=reason)
+            self._log.info("dropped a peer that does not answer hello", peer=peer, reason=reason)
             await overlay.disconnect(peer)
 
     async def _save_now_and_then(self) -> None:
@@ -210,4 +211,4 @@ class Discovery:
         try:
             await self._store.save(self.policy.records())
         except OSError as error:
-            _log.warning("the address book cannot be saved", error=str(error))
+            self._log.warning("the address book cannot be saved", error=str(error))

@@ -212,6 +212,7 @@ class MemoryOverlay:
         self._door = Door(
             self._sessions,
             self.discovery,
+            node=self._node_id,
             open_stream=lambda session, protocol: session.open_stream(self, protocol),
             served=self._served_by,
             close=lambda session, reason: session.close(self, reason),

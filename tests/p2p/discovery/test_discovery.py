@@ -1,0 +1,244 @@
+"""Hello and discovery on overlays in memory: who is admitted, who is found, and what survives."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from p2p.codec import encode
+from p2p.discovery import DiscoverySettings, MemoryPeerStore
+from p2p.discovery.admission import HELLO_TIMEOUT
+from p2p.entropy import SeededEntropy
+from p2p.identity import NodeId
+from p2p.overlay import Overlay, OverlayError, PeerUnreachable, protocol_id
+from p2p.testing.clock import VirtualClock
+from p2p.testing.conformance import CHECKS, ask, echo, eventually, serve
+from p2p.testing.network import Link
+from p2p.testing.overlay import MemoryNetwork, MemoryOverlay
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from trio.testing import MockClock
+
+HELLO = protocol_id("devnet", "hello", 1)
+
+
+def node(number: int) -> NodeId:
+    return NodeId(f"0x{number:040x}")
+
+
+class World:
+    def __init__(self, **options: Any) -> None:
+        self.network = MemoryNetwork(VirtualClock(), SeededEntropy(1), directory=False, **options)
+
+    def overlay(self, number: int, *bootstrap: int, network: str = "devnet", **options: Any) -> MemoryOverlay:
+        return self.network.overlay(
+            node(number),
+            network,
+            discovery=options.pop("settings", DiscoverySettings()),
+            entropy=SeededEntropy(1, f"node/{number}"),
+            bootstrap=[f"/memory/{node(n)}" for n in bootstrap],
+            **options,
+        )
+
+
+def ids(overlay: Overlay) -> set[str]:
+    return {peer.node_id for peer in overlay.peers()}
+
+
+@asynccontextmanager
+async def pair() -> AsyncIterator[tuple[Overlay, Overlay]]:
+    world = World()
+    a, b = world.overlay(1), world.overlay(2)
+    async with a.running(), b.running():
+        yield a, b
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+async def test_conformance_with_hello(
+    check: Callable[[Overlay, Overlay], Awaitable[None]], autojump_clock: MockClock
+) -> None:
+    async with pair() as (a, b):
+        await check(a, b)
+
+
+async def test_peers_tell_of_peers(autojump_clock: MockClock) -> None:
+    world = World()
+    a, b, c = world.overlay(1, 2, agent="alice/1"), world.overlay(2), world.overlay(3, 2)
+    async with b.running(), a.running():
+        await eventually(lambda: ids(b) == {node(1)})
+        assert [peer.agent for peer in b.peers()] == ["alice/1"]
+        async with c.running():
+            await eventually(lambda: ids(c) == {node(1), node(2)})
+            assert ids(a) == {node(2), node(3)}
+
+
+async def test_a_net_of_thirty_grows_from_one_bootstrap_peer(autojump_clock: MockClock) -> None:
+    world = World()
+    settings = DiscoverySettings(target_peers=6)
+    nodes = [world.overlay(n, *([1] if n > 1 else []), settings=settings) for n in range(1, 31)]
+    async with AsyncExitStack() as stack:
+        for overlay in nodes:
+            await stack.enter_async_context(overlay.running())
+        await eventually(lambda: all(len(overlay.peers()) >= 6 for overlay in nodes), timeout=300)
+
+
+async def test_another_network_is_dropped_with_a_reason_on_both_sides(autojump_clock: MockClock) -> None:
+    world = World()
+    a, b = world.overlay(1), world.overlay(2, network="test")
+    async with a.running(), b.running():
+        with (
+            capture_logs() as logs,
+            pytest.raises(PeerUnreachable, match="on network 'test', this node on 'devnet'"),
+        ):
+            await a.connect(b.listen_addresses()[0])
+        assert any("'test'" in entry.get("reason", "") for entry in logs)
+        assert not a.peers()
+        assert not b.peers()
+
+
+async def test_a_node_without_hello_is_dropped(autojump_clock: MockClock) -> None:
+    world = World()
+    a, b = world.overlay(1), world.network.overlay(node(2))
+    async with a.running(), b.running():
+        with pytest.raises(PeerUnreachable, match="no golem-p2p node"):
+            await a.connect(b.listen_addresses()[0])
+        await eventually(lambda: not b.peers())
+        await b.connect(a.listen_addresses()[0])
+        assert not a.peers()
+        with capture_logs() as logs:
+            await trio.sleep(HELLO_TIMEOUT + 1)
+        assert any("did not say hello" in entry.get("reason", "") for entry in logs)
+        assert not b.peers()
+
+
+@pytest.mark.parametrize(
+    ("dialler", "listener", "reason"),
+    [
+        ({"version": 1}, {"version": 3, "oldest": 2}, "this node needs an update"),
+        ({"version": 3, "oldest": 2}, {"version": 1}, "the peer needs an update"),
+    ],
+)
+async def test_a_version_that_does_not_fit_is_a_clear_error(
+    dialler: dict[str, Any], listener: dict[str, Any], reason: str, autojump_clock: MockClock
+) -> None:
+    world = World()
+    a, b = world.overlay(1, **dialler), world.overlay(2, **listener)
+    async with a.running(), b.running():
+        with capture_logs() as logs, pytest.raises(PeerUnreachable, match=reason):
+            await a.connect(b.listen_addresses()[0])
+        await eventually(lambda: sum("version" in entry.get("reason", "") for entry in logs) == 2)
+        assert not a.peers()
+        assert not b.peers()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"\0\0\0\0",
+        b"\xff\xff\xff\xff",
+        b"\0\0\0\5ab",
+        b"\0\0\0\3abc",
+        b"\0\0\0\1\xa0",
+        len(encode({"network": "devnet"})).to_bytes(4, "big") + encode({"network": "devnet"}),
+    ],
+    ids=repr,
+)
+async def test_a_hello_that_cannot_be_read_drops_the_session(
+    garbage: bytes, autojump_clock: MockClock
+) -> None:
+    world = World()
+    a, plain = world.overlay(1), world.network.overlay(node(2))
+
+    async with a.running(), plain.running():
+        await plain.connect(a.listen_addresses()[0])
+        with capture_logs() as logs:
+            stream = await plain.open_stream(node(1), HELLO)
+            await stream.send_all(garbage)
+            await stream.send_eof()
+            await eventually(lambda: not plain.peers())
+        assert any("hello" in entry.get("reason", "") for entry in logs)
+
+        async def babble(stream: Any) -> None:
+            await stream.send_all(garbage)
+
+        plain.serve(HELLO, babble)
+        with pytest.raises(PeerUnreachable, match="hello"):
+            await a.connect(plain.listen_addresses()[0])
+        assert not a.peers()
+
+
+async def test_protocols_wait_for_admission(autojump_clock: MockClock) -> None:
+    world = World()
+    a, plain = world.overlay(1), world.network.overlay(node(2))
+    async with a.running(), plain.running():
+        protocol = serve(a, "echo", echo)
+        await plain.connect(a.listen_addresses()[0])
+        with pytest.raises(OverlayError):  # noqa: PT012 - wherever it breaks
+            stream = await plain.open_stream(node(1), protocol)
+            await stream.send_all(b"before hello")
+            assert await stream.receive_some() == b""
+        assert not a.peers()
+
+
+async def test_a_peer_that_went_silent_is_dropped(autojump_clock: MockClock) -> None:
+    world = World(detection=1e9)
+    a, b = world.overlay(1, 2), world.overlay(2)
+    async with a.running(), b.running():
+        await eventually(lambda: bool(a.peers()))
+        world.network.isolate(node(2))
+        await trio.sleep(120)
+        assert not a.peers()
+        assert not b.peers()
+        world.network.heal()
+        await eventually(lambda: bool(a.peers()), timeout=120)
+
+
+async def test_bootstrap_is_found_when_it_comes_up_late_and_comes_back(autojump_clock: MockClock) -> None:
+    world = World()
+    a = world.overlay(1, 2)
+    async with a.running():
+        await trio.sleep(600)
+        for _ in range(2):
+            async with world.overlay(2).running():
+                await eventually(lambda: bool(a.peers()), timeout=100)
+            await eventually(lambda: not a.peers())
+
+
+async def test_the_address_book_outlives_the_bootstrap(autojump_clock: MockClock) -> None:
+    world, store = World(), MemoryPeerStore()
+    a = world.overlay(1, 3)
+    async with a.running():
+        async with world.overlay(3).running(), world.overlay(2, 3, store=store).running() as b:
+            await eventually(lambda: ids(b) == {node(1), node(3)})
+        async with world.overlay(2, store=store).running() as b:
+            await eventually(lambda: ids(b) == {node(1)})
+            protocol = serve(a, "echo", echo)
+            assert await ask(await b.open_stream(node(1), protocol), b"x") == b"x"
+
+
+async def test_streams_reach_a_peer_that_was_only_told_of(autojump_clock: MockClock) -> None:
+    world = World()
+    few = DiscoverySettings(target_peers=1)
+    a, b, c = world.overlay(1, 2), world.overlay(2), world.overlay(3, 2, settings=few)
+    async with b.running(), a.running():
+        protocol = serve(a, "echo", echo)
+        await eventually(lambda: ids(b) == {node(1)})
+        async with c.running():
+            await eventually(lambda: ids(c) == {node(2)})
+            assert await ask(await c.open_stream(node(1), protocol), b"x") == b"x"
+
+
+async def test_own_address_among_the_bootstrap_does_no_harm(autojump_clock: MockClock) -> None:
+    world = World(link=Link(latency=0.001))
+    a, b = world.overlay(1, 1, 2), world.overlay(2)
+    async with a.running(), b.running():
+        await eventually(lambda: ids(a) == {node(2)})
+        await trio.sleep(1000)
+        assert ids(a) == {node(2)}

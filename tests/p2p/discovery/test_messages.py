@@ -1,0 +1,72 @@
+"""Hello on the wire, and why two nodes cannot talk."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from p2p.codec import CodecError, decode, encode
+from p2p.discovery.messages import MAX_FRAME_BYTES, Hello, KnownPeer, explain_refusal, mismatch
+
+HELLO = Hello(network="devnet", agent="test/1", version=3, oldest=2, addresses=("/memory/x",))
+NODE = "0x" + "ab" * 20
+
+
+def test_hello_survives_the_wire() -> None:
+    hello = msgspec.structs.replace(HELLO, peers=(KnownPeer(node_id=NODE, addresses=("/a", "/b")),))
+    assert decode(encode(hello), Hello) == hello
+
+
+def test_the_largest_hello_fits_its_frame() -> None:
+    peers = tuple(KnownPeer(node_id=NODE, addresses=("/" * 200,) * 8) for _ in range(32))
+    assert len(encode(msgspec.structs.replace(HELLO, peers=peers))) < MAX_FRAME_BYTES
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 0},
+        {"version": "1"},
+        {"network": "x" * 65},
+        {"agent": "x" * 129},
+        {"addresses": ["/a"] * 9},
+        {"addresses": ["/" * 257]},
+        {"addresses": [""]},
+        {"peers": [{"node_id": NODE, "addresses": []}] * 33},
+        {"peers": [{"node_id": "0xAB", "addresses": []}]},
+        {"peers": [{"node_id": NODE + "\n", "addresses": []}]},
+        {"peers": [{"addresses": []}]},
+        {"oldest": None},
+    ],
+)
+def test_what_is_out_of_bounds_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(CodecError):
+        decode(encode(msgspec.to_builtins(HELLO) | change), Hello)
+
+
+def test_fields_of_a_later_version_are_ignored() -> None:
+    assert decode(encode(msgspec.to_builtins(HELLO) | {"mood": "good"}), Hello) == HELLO
+
+
+def test_mismatch_names_what_differs_and_who_needs_an_update() -> None:
+    def other(**changes: object) -> Hello:
+        return msgspec.structs.replace(HELLO, **changes)
+
+    assert mismatch(HELLO, other(version=9, oldest=3)) is None
+    assert "'test'" in (mismatch(HELLO, other(network="test")) or "")
+    assert "the peer needs an update" in (mismatch(HELLO, other(version=1, oldest=1)) or "")
+    assert "this node needs an update" in (mismatch(HELLO, other(version=9, oldest=4)) or "")
+
+
+@pytest.mark.parametrize(
+    ("protocols", "expected"),
+    [
+        (("/ipfs/id/1.0.0", "/golem-p2p/test/hello/1"), "on network 'test'"),
+        (("/golem-p2p/devnet/hello/2",), "hello/2"),
+        (("/ipfs/id/1.0.0",), "no golem-p2p node"),
+        ((), "no golem-p2p node"),
+        (("/golem-p2p/" + "x" * 500 + "/hello/1",), "x" * 64 + "'"),
+    ],
+)
+def test_a_refusal_is_explained_by_what_the_peer_serves(protocols: tuple[str, ...], expected: str) -> None:
+    assert expected in explain_refusal("devnet", protocols)
