@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 
     import structlog.typing
-    from trio import TaskStatus
 
     Message = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]
@@ -288,6 +287,6 @@ async def serving(server: RestServer, host: str, port: int) -> AsyncIterator[str
 
 
 async def _serve(
-    server: RestServer, config: hypercorn.config.Config, stop: trio.Event, task_status: TaskStatus[Any]
+    server: RestServer, config: hypercorn.config.Config, stop: trio.Event, task_status: Any
 ) -> None:
     await hypercorn.trio.serve(server, config, shutdown_trigger=stop.wait, task_status=task_status)

@@ -492,3 +492,39 @@ class ErrorCode(enum.Enum):
     NOT_FOUND = "notFound"
     FORBIDDEN = "forbidden"
     TIMEOUT = "timeout"
+
+
+# --- the node's own parts: /local/activity ------------------------------------------------------------------
+
+
+class GetActivityAgreement(msgspec.Struct, frozen=True, rename="camel"):
+    """Ask under which agreement an activity runs, or ran. The reply is `ActivityAgreement`, or `notFound`."""
+
+    activity_id: str
+
+
+class ActivityAgreement(msgspec.Struct, frozen=True, rename="camel"):
+    """The agreement of an activity."""
+
+    agreement_id: str
+
+
+class ListActivities(msgspec.Struct, frozen=True, rename="camel"):
+    """Ask for the activities under an agreement, on either side. The reply is `Activities`."""
+
+    agreement_id: str
+
+
+class ActivityView(msgspec.Struct, frozen=True, rename="camel"):
+    """An activity as this node has it."""
+
+    activity_id: str
+    alive: bool
+    usage: tuple[float, ...]
+    """The last sample, in the order of the agreement's usage vector; empty on the requestor's side."""
+
+
+class Activities(msgspec.Struct, frozen=True, rename="camel"):
+    """The activities under one agreement, oldest first."""
+
+    activities: tuple[ActivityView, ...]

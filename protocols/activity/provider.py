@@ -1,0 +1,268 @@
+"""The provider's side of activities: starts supervisors for peers, hears their reports, ends them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from p2p import codec
+from p2p.bus import BusError, Caller, RemoteError, Service, ServiceError, ask
+from p2p.entropy import hex32
+from protocols.activity.core import NEW, Tracked, Watch
+from protocols.activity.errors import ActivityError, BadRequest, Forbidden, NotFound, TimedOut
+from protocols.activity.events import TOPIC, ActivityCreated, ActivityEnded, ActivityEvent
+from protocols.activity.launcher import ExeUnit, ExeUnitLauncher, LaunchError
+from protocols.activity.messages import ActivityCreated as Created
+from protocols.activity.messages import (
+    ActivityState,
+    ActivityUsage,
+    CreateActivity,
+    DestroyActivity,
+    Done,
+    GetActivityState,
+    GetActivityUsage,
+    SetActivityState,
+    SetActivityUsage,
+    State,
+)
+from protocols.activity.store import ActivityEventRow, ActivityRow, ActivityStore
+from protocols.ground.wakeup import Signal, poll
+from protocols.market import messages as market
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from p2p.protocol import NodeContext
+
+CREATE_TIMEOUT = 30.0
+"""Seconds that a supervisor may take to report Initialized, where the requestor does not say."""
+MAX_ALIVE = 256
+"""Activities that may be alive at once, whatever the agreements say."""
+
+
+class ProviderSide:
+    """Activities that run here."""
+
+    def __init__(
+        self, ctx: NodeContext, store: ActivityStore, launcher: ExeUnitLauncher, nursery: trio.Nursery
+    ) -> None:
+        self._ctx = ctx
+        self._store = store
+        self._launcher = launcher
+        self._nursery = nursery
+        self._tracked: dict[str, Tracked] = {}
+        self._units: dict[str, ExeUnit] = {}
+        self._changed = Signal()
+        self._creating: set[str] = set()
+
+    async def recover(self) -> None:
+        """End what an earlier run of this node left alive: its supervisors are gone or about to be."""
+        await self._launcher.sweep()
+        for row in await self._store.alive("P"):
+            tracked = Tracked(row.id, row.agreement_id, row.peer, self._ctx.clock.monotonic())
+            tracked.usage = row.usage
+            await self._end(tracked, "the provider's node was restarted")
+
+    def serve(self, public: Service, local: Service) -> None:
+        """Add the methods."""
+        public.method(CreateActivity, self._on_create)
+        public.method(DestroyActivity, self._on_destroy)
+        public.method(GetActivityState, self._on_get_state)
+        public.method(GetActivityUsage, self._on_get_usage)
+        local.method(SetActivityState, self._on_set_state)
+        local.method(SetActivityUsage, self._on_set_usage)
+
+    def admits(self, activity_id: str, caller: Caller) -> bool:
+        """Return whether `caller` may talk to the supervisor of an activity: its requestor, and ourselves."""
+        tracked = self._tracked.get(activity_id)
+        if caller.local:
+            return caller.child in ("", activity_id)
+        return tracked is not None and caller.node_id == tracked.requestor
+
+    async def events(self, after_ns: int, *, timeout: float, limit: int = 100) -> Sequence[ActivityEventRow]:
+        """Return create and destroy events after a time, waiting up to `timeout` seconds for the first."""
+        return await poll(self._changed, lambda: self._store.events(after_ns, limit), timeout=timeout)
+
+    async def set_state(self, activity_id: str, state: ActivityState) -> None:
+        """Take a state from an outside agent. Raises NotFound."""
+        tracked = self._tracked.get(activity_id)
+        if tracked is None:
+            raise NotFound(f"no activity {activity_id} runs here")
+        await self._take_state(tracked, state)
+
+    async def watch(self) -> None:
+        """End activities whose supervisor is silent; once a second, until cancelled."""
+        while True:
+            await trio.sleep(1.0)
+            now = self._ctx.clock.monotonic()
+            for tracked in list(self._tracked.values()):
+                match tracked.watch(now):
+                    case Watch.UNRESPONSIVE:
+                        self._ctx.log.warning("exe-unit is silent", activity=tracked.activity_id)
+                        await self._store.set_state(
+                            tracked.activity_id, tracked.state, self._ctx.clock.utc_ns()
+                        )
+                    case Watch.DESTROY:
+                        self._nursery.start_soon(self._stop, tracked.activity_id, "its exe-unit fell silent")
+
+    async def end_agreement(self, agreement_id: str, reason: str) -> None:
+        """End every activity under an agreement."""
+        for tracked in list(self._tracked.values()):
+            if tracked.agreement_id == agreement_id and tracked.alive:
+                await self._stop(tracked.activity_id, reason)
+
+    async def stop_all(self, reason: str) -> None:
+        """End every activity: the node is going down."""
+        async with trio.open_nursery() as nursery:
+            for tracked in list(self._tracked.values()):
+                if tracked.alive:
+                    nursery.start_soon(self._stop, tracked.activity_id, reason)
+
+    # --- peers ------------------------------------------------------------------------------------------
+
+    async def _on_create(self, caller: Caller, request: CreateActivity) -> Created:
+        try:
+            return Created(await self._create(caller.node_id, request))
+        except ActivityError as error:
+            raise ServiceError(error.kind, str(error)) from error
+
+    async def _create(self, requestor: str, request: CreateActivity) -> str:
+        agreement = await self._agreement(request.agreement_id, requestor)
+        if request.agreement_id in self._creating or any(
+            other.alive and other.agreement_id == request.agreement_id for other in self._tracked.values()
+        ):
+            raise BadRequest("the agreement has a live activity already; destroy it first")
+        if sum(other.alive for other in self._tracked.values()) >= MAX_ALIVE:
+            raise BadRequest(f"{MAX_ALIVE} activities run here already")
+        self._creating.add(request.agreement_id)
+        try:
+            return await self._start(agreement, request.timeout or CREATE_TIMEOUT)
+        finally:
+            self._creating.discard(request.agreement_id)
+
+    async def _start(self, agreement: market.AgreementView, timeout: float) -> str:
+        clock = self._ctx.clock
+        activity_id = hex32(self._ctx.entropy)
+        tracked = Tracked(activity_id, agreement.agreement_id, agreement.requestor_id, clock.monotonic())
+        now = clock.utc_ns()
+        await self._store.add(
+            ActivityRow(
+                activity_id, "P", agreement.agreement_id, agreement.requestor_id, agreement.provider_id,
+                NEW, (), now, now,
+            )
+        )  # fmt: skip
+        self._tracked[activity_id] = tracked
+        self._changed.notify()
+        try:
+            unit = await self._launcher.launch(activity_id, agreement)
+        except LaunchError as error:
+            await self._end(tracked, f"the exe-unit could not be started: {error}")
+            raise BadRequest(f"the exe-unit could not be started: {error}") from error
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._end(tracked, "the exe-unit was not started")
+            raise
+        self._units[activity_id] = unit
+        self._nursery.start_soon(self._await_exit, tracked, unit)
+        with trio.move_on_after(min(timeout, CREATE_TIMEOUT)):
+            while tracked.state == NEW:
+                await self._changed.ticket().wait()  # no checkpoint between looking and waiting
+        if tracked.state == NEW:
+            await self._stop(activity_id, "its exe-unit did not report in time")
+            raise TimedOut("the exe-unit did not report Initialized in time")
+        if not tracked.alive:
+            raise BadRequest(f"the exe-unit ended at once: {tracked.state.reason or 'no reason given'}")
+        self._publish(ActivityCreated(activity_id, agreement.agreement_id))
+        return activity_id
+
+    async def _agreement(self, agreement_id: str, requestor: str) -> market.AgreementView:
+        try:
+            question = market.GetAgreement(agreement_id, market.Role.PROVIDER)
+            agreement = await ask(self._ctx.bus, market.LOCAL_SERVICE, question, market.AgreementView)
+        except RemoteError as error:
+            raise NotFound(f"no agreement {agreement_id}") from error
+        if agreement.requestor_id != requestor:
+            raise NotFound(f"no agreement {agreement_id}")  # not to be told from one that does not exist
+        if agreement.state is not market.AgreementState.APPROVED:
+            raise BadRequest(f"agreement {agreement_id} is {agreement.state.value}, not Approved")
+        return agreement
+
+    async def _on_destroy(self, caller: Caller, request: DestroyActivity) -> Done:
+        row = await self._row_for(caller, request.activity_id)
+        if row.id in self._tracked:
+            await self._stop(row.id, "destroyed by the requestor")
+        return Done()
+
+    async def _on_get_state(self, caller: Caller, request: GetActivityState) -> ActivityState:
+        row = await self._row_for(caller, request.activity_id)
+        tracked = self._tracked.get(row.id)
+        return tracked.state if tracked else row.state
+
+    async def _on_get_usage(self, caller: Caller, request: GetActivityUsage) -> ActivityUsage:
+        row = await self._row_for(caller, request.activity_id)
+        return ActivityUsage(row.usage or None, row.usage_ns // 10**9)
+
+    async def _row_for(self, caller: Caller, activity_id: str) -> ActivityRow:
+        row = await self._store.get(activity_id)
+        if row is None or row.role != "P" or not (caller.local or caller.node_id == row.peer):
+            raise ServiceError("notFound", f"no activity {activity_id}")
+        return row
+
+    # --- supervisors ------------------------------------------------------------------------------------
+
+    async def _on_set_state(self, caller: Caller, request: SetActivityState) -> Done:
+        await self._take_state(self._reporting(caller, request.activity_id), request.state)
+        return Done()
+
+    async def _on_set_usage(self, caller: Caller, request: SetActivityUsage) -> Done:
+        tracked = self._reporting(caller, request.activity_id)
+        usage = request.usage.current_usage
+        if usage is not None and tracked.on_usage(self._ctx.clock.monotonic(), usage):
+            await self._store.set_usage(tracked.activity_id, usage, self._ctx.clock.utc_ns())
+        return Done()
+
+    def _reporting(self, caller: Caller, activity_id: str) -> Tracked:
+        if caller.child not in ("", activity_id):
+            raise ServiceError(Forbidden.kind, "a supervisor reports on its own activity only")
+        tracked = self._tracked.get(activity_id)
+        if tracked is None:
+            raise ServiceError(NotFound.kind, f"no activity {activity_id} runs here")
+        return tracked
+
+    async def _take_state(self, tracked: Tracked, state: ActivityState) -> None:
+        if state.state[0] is State.TERMINATED:
+            await self._end(tracked, state.reason or "terminated", state)
+        elif tracked.on_state(self._ctx.clock.monotonic(), state):
+            await self._store.set_state(tracked.activity_id, state, self._ctx.clock.utc_ns())
+            self._changed.notify()
+
+    async def _await_exit(self, tracked: Tracked, unit: ExeUnit) -> None:
+        how = await unit.wait()
+        self._units.pop(tracked.activity_id, None)
+        await self._end(tracked, how)
+
+    async def _stop(self, activity_id: str, reason: str) -> None:
+        """End an activity's supervisor and wait until it is gone."""
+        tracked = self._tracked[activity_id]
+        unit = self._units.get(activity_id)
+        if unit is not None:
+            with trio.CancelScope(shield=True):  # half-stopped is worse than late; `stop` is bounded
+                await unit.stop()
+        await self._end(tracked, reason)
+
+    async def _end(self, tracked: Tracked, reason: str, state: ActivityState | None = None) -> None:
+        if not tracked.on_end(reason):
+            return
+        if state is not None:
+            tracked.state = state
+        await self._store.set_state(tracked.activity_id, tracked.state, self._ctx.clock.utc_ns())
+        self._changed.notify()
+        self._publish(ActivityEnded(tracked.activity_id, tracked.agreement_id, tracked.usage, reason))
+        self._ctx.log.info("activity ended", activity=tracked.activity_id, reason=reason)
+
+    def _publish(self, event: ActivityEvent) -> None:
+        try:
+            self._ctx.bus.publish(TOPIC, codec.encode(event))
+        except BusError as error:  # a hint only: whoever needs certainty asks
+            self._ctx.log.debug("event not published", error=str(error))
