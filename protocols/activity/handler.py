@@ -29,6 +29,7 @@ from protocols.market.messages import AGREEMENT_TOPIC, AgreementState, Role
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from p2p.identity import NodeId
     from p2p.protocol import NodeContext
     from protocols.activity.launcher import ExeUnitLauncher
 
@@ -72,6 +73,12 @@ class ActivityProtocol:
                         await self.provider.stop_all("the provider's node is stopping")
                 registrations[0].close()
                 nursery.cancel_scope.cancel()
+
+    async def ids_of(self, actor: NodeId, agreement_id: str) -> list[str]:
+        """Return the ids of the actor's activities under an agreement, on either side."""
+        rows = await self._store.of_agreement(agreement_id, "R")
+        rows += await self._store.of_agreement(agreement_id, "P")
+        return [row.id for row in rows if row.owner == actor]
 
     async def _follow_agreements(self, ctx: NodeContext, provider: ProviderSide) -> None:
         async with ctx.bus.subscribe(AGREEMENT_TOPIC) as items:
