@@ -271,6 +271,8 @@ def configured(network: Network, environment: Mapping[str, str]) -> Network:
     urls = tuple(u.strip() for u in environment.get(network.rpc_variable, "").split(",") if u.strip())
     if urls:
         changes["rpc_urls"] = urls
+        if network.name == "devnet":  # one process serves both there
+            changes["faucet_url"] = f"{urls[0].rstrip('/')}/donate"
     for variable, field in (
         (f"{upper}_{network.token_symbol.upper()}_CONTRACT_ADDRESS", "token"),
         (f"{upper}_TGLM_FAUCET_ADDRESS", "mint"),

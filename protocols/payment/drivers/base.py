@@ -214,10 +214,11 @@ class PaymentDriver(Protocol):
         ...
 
     async def broadcast(self, raw: bytes) -> None:
-        """Send a stored transaction; sending it again is success while it is known to the chain.
+        """Send a stored transaction; sending one again that waits or is mined already is success.
 
         Raises:
-            NonceTooLow: that nonce is mined. It may be this very transaction's: look for its receipt.
+            NonceTooLow: another transaction with that nonce is mined, a replacement or a foreign one.
+            Underpriced: the fee is too low, or a replacement that pays more waits already.
             TransactionRefused: any other refusal, by its subclass where it is known.
         """
         ...

@@ -8,7 +8,7 @@
     ├── TransactionRefused          the chain (or we) would not take the transaction now
     │   ├── InsufficientGas         not enough coin for the fee
     │   ├── InsufficientToken       not enough tokens for the transfers
-    │   ├── NonceTooLow             a transaction with that nonce is mined: look for its receipt
+    │   ├── NonceTooLow             another transaction with that nonce is mined: look for receipts
     │   ├── NonceTooHigh            an earlier transaction is missing
     │   ├── Underpriced             the fee is too low for a replacement, or for the current block
     │   └── FeeCeiling              the fee needed is above the configured ceiling
@@ -83,7 +83,7 @@ class InsufficientToken(TransactionRefused):
 
 
 class NonceTooLow(TransactionRefused):
-    """A transaction with this nonce is mined already, ours or a foreign one: look for receipts."""
+    """Another transaction with this nonce is mined: a replacement, or a foreign one with the same key."""
 
 
 class NonceTooHigh(TransactionRefused):
