@@ -153,6 +153,15 @@ def timed_out(address: str) -> BusTimeout:
     return BusTimeout(f"GSB error: Timeout: {address} did not answer in time")
 
 
+def milliseconds_until(deadline: float) -> int | None:
+    """Return how far off a deadline in trio's time is, to tell the far end; None if there is none to speak of."""
+    seconds = deadline - trio.current_time()
+    if seconds >= 2**40:
+        return None
+    # Rounded up: the near end gives up first, and knows why. In a cancelled scope it is minus infinity.
+    return math.ceil(seconds * 1000) if seconds > 0 else 0
+
+
 def _outward(error: Exception, address: str) -> BusError:
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]  # a handler's nursery wraps what its tasks raise

@@ -263,9 +263,12 @@ class FrameReader:
         return decode(bytes(self._buffer[begin : self._start]))
 
     @property
-    def between_frames(self) -> bool:
-        """Return whether no part of a frame waits for its rest."""
-        return self._start == len(self._buffer)
+    def announced(self) -> int | None:
+        """Return how long the frame that is arriving will be; None until that is known."""
+        if len(self._buffer) - self._start < _LENGTH.size:
+            return None
+        size: int = _LENGTH.unpack_from(self._buffer, self._start)[0]
+        return size
 
 
 def failure(request_id: int, error: BusError) -> Failure:

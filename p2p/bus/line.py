@@ -22,6 +22,7 @@ import trio
 
 from p2p.bus import frames
 from p2p.bus.api import BadContent, BusClosed, BusError, Busy
+from p2p.bus.endpoints import milliseconds_until
 from p2p.bus.frames import ITEM_COST, Cancel, Credit, End, Failure, Item, Register, Reply, Request, Subscribe
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ class Line:
         request_id = self._new_id(len(self._pending))
         pending = self._pending[request_id] = _Pending(streaming=False)
         deadline = trio.current_effective_deadline()
-        request = Request(request_id, address, body, timeout_ms=_milliseconds(deadline), caller=caller)
+        request = Request(request_id, address, body, timeout_ms=milliseconds_until(deadline), caller=caller)
         try:
             await self.send(request)
             reply = await pending.take()
@@ -216,7 +217,7 @@ class Line:
             address,
             body,
             streaming=True,
-            timeout_ms=_milliseconds(min(deadline, trio.current_effective_deadline())),
+            timeout_ms=milliseconds_until(min(deadline, trio.current_effective_deadline())),
             credit=WINDOW_BYTES,
             caller=caller,
         )
@@ -430,12 +431,3 @@ class _Incoming:
             self._line.grant(self._request_id, self._read)
             self._read = 0
         return body
-
-
-def _milliseconds(deadline: float) -> int | None:
-    """Return how long from now a deadline in trio's time is; None if there is none to speak of."""
-    seconds = deadline - trio.current_time()
-    if seconds >= 2**40:
-        return None
-    # Rounded up: the near end gives up first, and knows why.
-    return max(0, math.ceil(seconds * 1000))
