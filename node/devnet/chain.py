@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from eth_utils.exceptions import ValidationError
 
-from node.devnet import contracts
-from node.devnet.addresses import CHAIN_ID, DEPLOYER, DEPLOYER_KEY, FAUCET, TOKEN
+from node.devnet.addresses import CHAIN_ID, DEPLOYER, FAUCET
+from node.devnet.deployment import STOCK_WEI, deployments
 from node.devnet.evm import GAS_LIMIT, BadRaw, Evm, Parsed, Request, parse
 from node.devnet.pool import Pool, Refused
-from p2p.identity.keys import PrivateKey
-from protocols.payment.drivers.erc20 import abi
-from protocols.payment.drivers.erc20.transaction import Call, address_bytes, sign
+from protocols.payment.drivers.erc20.transaction import address_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
 
 GENESIS_TIME: Final = 1_735_689_600
 """2025-01-01, so that blocks 0 and 1 are the same everywhere."""
-STOCK_WEI: Final = 10**27
-"""What the faucet has of the coin, and of the token."""
-_DEPLOY_GAS: Final = 5_000_000
 _TIME_SKIP_LIMIT: Final = 10 * 365 * 86400
 
 
@@ -53,7 +48,7 @@ class Chain:
         self.evm = Evm(storage, stock, GENESIS_TIME)
         self._pool = Pool()
         if self.head.number == 0:
-            self.evm.mine(_deployments(), GENESIS_TIME + 1)
+            self.evm.mine(deployments(), GENESIS_TIME + 1)
         self._refill()
 
     def _refill(self) -> None:
@@ -164,25 +159,3 @@ class Chain:
     def estimate(self, request: Request, at: BlockRow) -> int:
         """Find a sufficient gas limit for a call."""
         return self.evm.estimate(request, at, self.time)
-
-
-def _deployments() -> list[bytes]:
-    """Sign the transactions that deploy the contracts, in the order that gives them their addresses."""
-    key = PrivateKey(DEPLOYER_KEY)
-    raws = []
-    for nonce, name in enumerate(contracts.NAMES):
-        types, values = ("address",), (TOKEN,)
-        arguments = abi.encode(types, values)
-        if name == "token":
-            arguments = abi.encode(("address", "uint256"), (FAUCET, STOCK_WEI))
-        call = Call(
-            chain_id=CHAIN_ID,
-            nonce=nonce,
-            priority_fee_wei=0,
-            max_fee_wei=10**10,
-            gas_limit=_DEPLOY_GAS,
-            to="",
-            data=contracts.load(name).bytecode + arguments,
-        )
-        raws.append(sign(call, key, "transfer").raw)
-    return raws

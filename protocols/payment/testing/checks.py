@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+import trio
+
 from protocols.payment.drivers.base import Transfer
 from protocols.payment.drivers.errors import (
     BadTransfer,
@@ -28,9 +30,11 @@ from protocols.payment.drivers.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from protocols.payment.drivers.base import PaymentDriver, SignedTransaction, Signer
+    from protocols.payment.drivers.base import PaymentDriver, Receipt, SignedTransaction, Signer
 
 TOKEN: Final = 10**18
+_POLL_S: Final = 0.02
+_POLLS: Final = 1000
 UNKNOWN_HASH: Final = "0x" + "ab" * 32
 
 
@@ -112,8 +116,7 @@ async def check_single_transfer(driver: PaymentDriver, bench: Bench) -> None:
     _same(await driver.balance(payer.node_id), before, "balance after prepare")
     _same(await driver.receipt(signed.tx_hash), None, "receipt before broadcast")
     await driver.broadcast(signed.raw)
-    receipt = await driver.receipt(signed.tx_hash)
-    assert receipt is not None, "a mined transaction has a receipt"
+    receipt = await _mined(driver, signed)
     _true(receipt.succeeded and receipt.confirmations >= 1, "the transfer succeeds")
     after = await driver.balance(payer.node_id)
     _same(before.token_wei - after.token_wei, transfer.amount_wei, "what the payer paid")
@@ -162,6 +165,7 @@ async def check_broadcast_again(driver: PaymentDriver, bench: Bench) -> None:
         await _raises(TransactionUnknown, driver.verify(signed.tx_hash, payer.node_id, payee))
     finally:
         await bench.release_blocks()
+    await _mined(driver, signed)
     await driver.broadcast(signed.raw)
     _same((await driver.balance(payee)).token_wei, TOKEN, "paid once")
 
@@ -184,9 +188,8 @@ async def check_replacement(driver: PaymentDriver, bench: Bench) -> None:
         await _raises(Underpriced, driver.broadcast(first.raw))
     finally:
         await bench.release_blocks()
+    _true((await _mined(driver, second)).succeeded, "the replacement succeeds")
     _same(await driver.receipt(first.tx_hash), None, "receipt of what was replaced")
-    receipt = await driver.receipt(second.tx_hash)
-    _true(receipt is not None and receipt.succeeded, "the replacement succeeds")
     _same((await driver.balance(payee)).token_wei, TOKEN, "paid once")
     await _raises(NonceTooLow, driver.broadcast(first.raw))
     await _raises(TransactionUnknown, driver.verify(first.tx_hash, payer.node_id, payee))
@@ -203,9 +206,7 @@ async def check_verification(driver: PaymentDriver, bench: Bench) -> None:
     await _raises(NoMatchingTransfer, driver.verify(paid.tx_hash, payee, payer.node_id))
     failing = await bench.failing_transaction(payer)
     await driver.broadcast(failing.raw)
-    receipt = await driver.receipt(failing.tx_hash)
-    assert receipt is not None, "a failed transaction has a receipt"
-    _true(not receipt.succeeded, "it failed")
+    _true(not (await _mined(driver, failing)).succeeded, "it failed")
     await _raises(TransactionFailed, driver.verify(failing.tx_hash, payer.node_id, payee))
 
 
@@ -214,9 +215,8 @@ async def check_confirmations(driver: PaymentDriver, bench: Bench) -> None:
     payer, payee = bench.signer(), bench.signer().node_id
     await _funded(driver, bench, payer)
     (first,) = await _pay(driver, payer, [Transfer("t", payee, 1)])
-    receipt = await driver.receipt(first.tx_hash)
+    receipt = await _mined(driver, first)
     head = await driver.head()
-    assert receipt is not None, "it is mined"
     _same(receipt.confirmations, head.number - receipt.block_number + 1, "confirmations")
     await _pay(driver, payer, [Transfer("t", payee, 1)])
     deeper = await driver.verify(first.tx_hash, payer.node_id, payee)
@@ -286,9 +286,18 @@ async def _pay(
     signed = await driver.prepare(transfers, await driver.next_nonce(payer.node_id), payer)
     for tx in signed:
         await driver.broadcast(tx.raw)
-    receipt = await driver.receipt(signed[-1].tx_hash)
-    _true(receipt is not None and receipt.succeeded, f"{signed[-1].kind} succeeds")
+        _true((await _mined(driver, tx)).succeeded, f"{tx.kind} succeeds")
     return signed
+
+
+async def _mined(driver: PaymentDriver, tx: SignedTransaction) -> Receipt:
+    """Wait for a receipt: chains mine when they like, also those that mine on demand."""
+    for _ in range(_POLLS):
+        receipt = await driver.receipt(tx.tx_hash)
+        if receipt is not None:
+            return receipt
+        await trio.sleep(_POLL_S)
+    raise AssertionError(f"{tx.kind} {tx.tx_hash} was not mined in {_POLLS * _POLL_S:.0f} s")
 
 
 async def _raises(kind: type[DriverError], doing: Awaitable[object]) -> None:

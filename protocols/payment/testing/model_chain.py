@@ -301,10 +301,11 @@ class ModelDriver:
         chain = self._reached()
         content = msgspec.msgpack.decode(transaction.raw, type=_Content)
         max_fee = content.max_fee_wei + -(-content.max_fee_wei // 8)
-        ceiling = self.network.gas.max_fee_wei
-        if max_fee > ceiling or chain.base_fee_wei > ceiling:
-            raise FeeCeiling(max(max_fee, chain.base_fee_wei), ceiling)
         tip = content.priority_fee_wei + -(-content.priority_fee_wei // 8)
+        ceiling = self.network.gas.max_fee_wei
+        needed = max(max_fee, chain.base_fee_wei + tip)
+        if needed > ceiling:
+            raise FeeCeiling(needed, ceiling)
         max_fee = min(ceiling, max(max_fee, 2 * chain.base_fee_wei + tip))
         return _signed(
             msgspec.structs.replace(content, max_fee_wei=max_fee, priority_fee_wei=tip),
