@@ -1,0 +1,261 @@
+"""Builds a node from a Config: the only place where concrete classes meet.
+
+Order: identity, database, bus and door, protocols, REST; then libp2p is loaded in a worker thread and the
+overlay joined behind it all, so that the node answers its owner at once. Leaving the context stops in the
+reverse order, bounded: what must survive is in the database already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import importlib.metadata
+import json
+import os
+import urllib.parse
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+
+from node.api import activity as activity_api
+from node.api import identity as identity_api
+from node.api import market as market_api
+from node.api import own as own_api
+from node.api import payment as payment_api
+from node.api.server import RestServer, serving
+from node.app_keys import AUTOCONFIGURED, AppKeys
+from node.config import ConfigError
+from node.keys import open_identity
+from node.provider.agent import ProviderAgent
+from node.provider.exeunits import SupervisorLauncher
+from node.provider.runtimes import builtin_runtimes
+from node.requestor.service import RequestorService
+from p2p.broadcast.driver import GossipBroadcast
+from p2p.bus.door import Door
+from p2p.bus.peer import PeerBus
+from p2p.bus.router import LocalBus
+from p2p.clock import SystemClock
+from p2p.discovery import PeerStore
+from p2p.entropy import SystemEntropy
+from p2p.host.deferred import DeferredOverlay
+from p2p.identity import recover
+from p2p.protocol import ENTRY_POINT_GROUP, NodeContext
+from p2p.storage import open_database
+from protocols.activity.handler import ActivityProtocol
+from protocols.files.bulk import BulkSocket
+from protocols.files.handler import FilesProtocol
+from protocols.market.handler import MarketProtocol
+from protocols.payment.handler import PaymentProtocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from node.api.web import Session
+    from node.config import Config
+    from p2p.identity import PrivateKey
+    from p2p.protocol import Protocol
+
+ACCESS_FILE = "rest.json"
+
+
+class AlreadyRunning(Exception):
+    """Another process runs a node on the data folder."""
+
+
+class Node:
+    """A running node, for the REST edge and the node's own parts."""
+
+    def __init__(self, config: Config, key: PrivateKey) -> None:
+        self.config = config
+        self.key = key
+        self.clock = SystemClock()
+        self.entropy = SystemEntropy()
+        self.log = structlog.get_logger("node")
+        self.started_ns = self.clock.utc_ns()
+        self.stop_requested = trio.Event()
+        self.problems: list[str] = []
+        """What is wrong, in lines that say what to do."""
+        self.plugins: list[str] = []
+        self.api_url = ""
+        self.overlay = DeferredOverlay(key.node_id, config.text("overlay.network"))
+        self.bus = LocalBus(key.node_id)
+        self.market = MarketProtocol()
+        self.payment: PaymentProtocol
+        self.activity: ActivityProtocol
+        self.files = FilesProtocol()
+        self.app_keys: AppKeys
+        self.provider: ProviderAgent | None = None
+        self.requestor: RequestorService
+
+    @property
+    def name(self) -> str:
+        """Return the name shown to others."""
+        return self.config.text("provider.name") or f"node-{self.key.node_id[2:8]}"
+
+
+@contextlib.asynccontextmanager
+async def running_node(config: Config) -> AsyncIterator[Node]:
+    """Run a node while the context is open.
+
+    Raises:
+        AlreadyRunning: the data folder is in use.
+        ConfigError: a setting cannot be used.
+        OSError: the REST address is taken.
+    """
+    config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _lock(config.data_dir):
+        key = await trio.to_thread.run_sync(open_identity, config, SystemEntropy())
+        node = Node(config, key)
+        async with contextlib.AsyncExitStack() as stack:
+            await _start(node, stack)
+            yield node
+
+
+async def _start(node: Node, stack: contextlib.AsyncExitStack) -> None:
+    config = node.config
+    nursery = await stack.enter_async_context(trio.open_nursery())
+    stack.callback(nursery.cancel_scope.cancel)
+    database = await stack.enter_async_context(open_database(config.data_dir / "node.sqlite3"))
+    node.app_keys = AppKeys(database, node.clock, node.entropy)
+    await node.app_keys.open()
+    if config.text("identity.app-key"):
+        await node.app_keys.create(AUTOCONFIGURED, node.key.node_id, key=config.text("identity.app-key"))
+
+    PeerBus(node.overlay, node.bus).start()
+    door = Door(node.bus, config.bus_path, entropy=node.entropy)
+    door.store_owner_token()
+    await stack.enter_async_context(door.running())
+    broadcast = GossipBroadcast(
+        node.overlay, node.key, clock=node.clock, entropy=node.entropy, log=structlog.get_logger("broadcast")
+    )
+    await stack.enter_async_context(broadcast.running())
+    context = NodeContext(
+        overlay=node.overlay,
+        bus=node.bus,
+        broadcast=broadcast,
+        database=database,
+        clock=node.clock,
+        entropy=node.entropy,
+        signer=node.key,
+        verifier=recover,
+        settings={},
+        log=structlog.get_logger("node"),
+    )
+    bulk = BulkSocket(
+        config.bus_path.with_name("bulk.sock"), node.overlay, structlog.get_logger("bulk"), node.files.serve
+    )
+    await stack.enter_async_context(bulk.running())
+    runtimes = builtin_runtimes()
+    launcher = SupervisorLauncher(
+        config.data_dir / "exe-unit", door, bulk, runtimes, node.entropy, structlog.get_logger("exe-unit")
+    )
+    node.activity = ActivityProtocol(launcher if config["provider.enabled"] else None)
+    node.payment = PaymentProtocol()
+    for protocol in (node.market, node.payment, node.activity, node.files):
+        await stack.enter_async_context(protocol.running(_context_of(context, protocol, node)))
+    await _start_plugins(node, context, stack)
+    node.requestor = await stack.enter_async_context(RequestorService.running(node))
+    await _start_rest(node, stack)
+    nursery.start_soon(_join_overlay, node)
+    if config["provider.enabled"]:
+        node.provider = await stack.enter_async_context(ProviderAgent.running(node, runtimes))
+
+
+def _context_of(context: NodeContext, protocol: Protocol, node: Node) -> NodeContext:
+    import dataclasses
+
+    settings: Mapping[str, Any] = node.config.section(protocol.name)
+    return dataclasses.replace(context, settings=settings, log=structlog.get_logger(protocol.name))
+
+
+async def _start_plugins(node: Node, context: NodeContext, stack: contextlib.AsyncExitStack) -> None:
+    """Run the protocols of other packages; one that does not start is named and left out."""
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            protocol = entry.load()(node.config.section(entry.name))
+            await stack.enter_async_context(protocol.running(_context_of(context, protocol, node)))
+        except Exception as error:
+            node.log.exception("plug-in did not start", plugin=entry.name)
+            node.problems.append(f"the protocol plug-in {entry.name} did not start: {error}")
+        else:
+            node.plugins.append(entry.name)
+
+
+async def _start_rest(node: Node, stack: contextlib.AsyncExitStack) -> None:
+    url = urllib.parse.urlsplit(node.config.text("api.url"))
+    if url.scheme != "http" or not url.hostname:
+        raise ConfigError(f"api.url is {node.config.text('api.url')!r}: expected http://HOST:PORT")
+    owner_token = node.entropy.token_bytes(32).hex()
+    server = RestServer(
+        functools.partial(_session, node, owner_token),
+        structlog.get_logger("rest"),
+        allowed_origins=node.config["api.allow-origin"],
+        origins_of=node.app_keys.origins,
+    )
+    for routes in (
+        own_api.routes(node),
+        *identity_api.routes(node),
+        market_api.routes(node.market),
+        activity_api.routes(node.activity),
+        payment_api.routes(node.payment),
+    ):
+        server.add(routes)
+    port = 80 if url.port is None else url.port
+    node.api_url = await stack.enter_async_context(serving(server, url.hostname, port))
+    access = node.config.data_dir / ACCESS_FILE
+    _write_access(access, {"url": node.api_url, "token": owner_token, "pid": os.getpid()})
+    stack.callback(access.unlink, missing_ok=True)
+
+
+async def _session(node: Node, owner_token: str, key: str) -> Session | None:
+    from node.api.web import Session
+
+    if key == owner_token:
+        return Session(node.key.node_id, own_api.OWNER, "owner")
+    return await node.app_keys.session(key)
+
+
+async def _join_overlay(node: Node) -> None:
+    """Load libp2p and be part of the network until cancelled."""
+    from p2p import host
+
+    await host.prepare()
+    config = node.config
+    overlay = host.LibP2POverlay(
+        node.key,
+        config.text("overlay.network"),
+        config["overlay.listen"],
+        config["overlay.bootstrap"],
+        clock=node.clock,
+        entropy=node.entropy,
+        peer_store=PeerStore(config.data_dir / "peers.json"),
+        agent=f"golem-p2p/{importlib.metadata.version('golem-p2p')}",
+        mdns=config["overlay.mdns"] and config.text("overlay.network") != "devnet",
+    )
+    node.overlay.attach(overlay)
+    async with overlay.running():
+        node.log.info("joined the overlay", network=overlay.network, listening=overlay.listen_addresses())
+        await trio.sleep_forever()
+
+
+@contextlib.contextmanager
+def _lock(data_dir: Path) -> Any:
+    with (data_dir / "node.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise AlreadyRunning(
+                f"a node runs on {data_dir} already; stop it with `golem-p2p node stop`, or choose another --data-dir"
+            ) from error
+        yield
+
+
+def _write_access(path: Path, document: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(document, file)
+    temporary.replace(path)

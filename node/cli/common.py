@@ -1,0 +1,209 @@
+"""What the verbs of the command line share: talking to the node, output, errors, exit codes.
+
+Results go to stdout, all else to stderr. `--json` prints one document and no prose. This module is loaded by
+`status` and `--help`, so it imports neither trio nor libp2p; the node is asked over HTTP, blocking.
+
+Exit codes: 0 ok, 1 failure, 2 usage, 3 node not running, 4 not found, 5 refused or insufficient funds,
+6 timeout, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import sys
+import urllib.parse
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from node.config import Config, ConfigError, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+FAILURE, USAGE, NOT_RUNNING, NOT_FOUND, REFUSED, TIMEOUT, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
+ACCESS_FILE = "rest.json"
+"""Where a running node says how its owner reaches it; readable by its owner alone."""
+
+
+class CliError(Exception):
+    """An error to be shown as one line, with an exit code."""
+
+    def __init__(self, message: str, code: int = FAILURE) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class NotRunning(CliError):
+    """There is no node on this data folder."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(
+            f"no node is running on {data_dir}. Start one with: golem-p2p node run"
+            " (another folder: --data-dir or YAGNA_DATADIR)",
+            NOT_RUNNING,
+        )
+
+
+DataDir = Annotated[
+    str, typer.Option("--data-dir", "-d", envvar="YAGNA_DATADIR", help="Data folder of the node.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def config_of(data_dir: str, flags: dict[str, str] | None = None) -> Config:
+    """Return the configuration for a `--data-dir` value (empty for the default folder)."""
+    from pathlib import Path
+
+    return load(Path(data_dir) if data_dir else None, flags)
+
+
+class NodeClient:
+    """The running node of a data folder, asked over REST as its owner."""
+
+    def __init__(self, config: Config) -> None:
+        try:
+            access = json.loads((config.data_dir / ACCESS_FILE).read_text())
+            self.url: str = access["url"]
+            self._token: str = access["token"]
+            self.pid: int = access["pid"]
+        except (OSError, ValueError, KeyError) as error:
+            raise NotRunning(config.data_dir) from error
+        self._config = config
+
+    def get(self, path: str, **query: str | int | None) -> Any:
+        """GET a document."""
+        given = {name: str(value) for name, value in query.items() if value is not None}
+        return self.request("GET", path + ("?" + urllib.parse.urlencode(given) if given else ""))
+
+    def post(self, path: str, body: Any = None, *, timeout: float = 30.0) -> Any:
+        """POST a JSON body."""
+        return self.request("POST", path, {} if body is None else body, timeout=timeout)
+
+    def delete(self, path: str) -> Any:
+        """DELETE."""
+        return self.request("DELETE", path)
+
+    def request(self, method: str, path: str, body: Any = None, *, timeout: float = 30.0) -> Any:
+        """Make one request and return the JSON answer.
+
+        Raises:
+            NotRunning: nobody listens.
+            CliError: the node refused, with its own words.
+        """
+        parts = urllib.parse.urlsplit(self.url)
+        connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=timeout)
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            raw = response.read()
+        except TimeoutError as error:
+            raise CliError(f"the node did not answer within {timeout:.0f} s", TIMEOUT) from error
+        except OSError as error:
+            raise NotRunning(self._config.data_dir) from error
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise CliError(_message(raw, response.status), _CODES.get(response.status, FAILURE))
+        return json.loads(raw) if raw else None
+
+
+_CODES = {404: NOT_FOUND, 408: TIMEOUT, 504: TIMEOUT, 402: REFUSED, 403: REFUSED, 409: REFUSED}
+
+
+def _message(raw: bytes, status: int) -> str:
+    with contextlib.suppress(ValueError, AttributeError):
+        document = json.loads(raw)
+        return str(document.get("message") or document.get("detail") or f"the node answered {status}")
+    return raw.decode(errors="replace")[:300] or f"the node answered {status}"
+
+
+def emit(document: Any, as_json: bool, show: Callable[[], None]) -> None:
+    """Print a result: as JSON, or as `show` prints it for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    else:
+        show()
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table: with rich on a terminal, as tab-separated lines elsewhere."""
+    if not sys.stdout.isatty():
+        for row in (headers, *rows):
+            sys.stdout.write("\t".join(str(cell) for cell in row) + "\n")
+        return
+    import rich.box
+    import rich.console
+    import rich.table
+
+    grid = rich.table.Table(*headers, box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        grid.add_row(*(str(cell) for cell in row))
+    rich.console.Console().print(grid)
+
+
+def say(text: str) -> None:
+    """Print a line for people on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def complain(text: str) -> None:
+    """Print a line on stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def make_app(help_text: str, *, name: str | None = None) -> typer.Typer:
+    """Return a typer application in our style."""
+    return typer.Typer(
+        name=name,
+        help=help_text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+    )
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn errors into one line on stderr and the documented exit code."""
+    try:
+        yield
+    except CliError as error:
+        _end(str(error), error.code)
+    except ConfigError as error:
+        _end(str(error), USAGE)
+    except KeyboardInterrupt:
+        _end("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(FAILURE) from None
+
+
+def _end(message: str, code: int) -> NoReturn:
+    complain(f"golem-p2p: {message}")
+    raise SystemExit(code)
+
+
+def run_app(app: typer.Typer, argv: Sequence[str], prog: str) -> int:
+    """Run a verb's typer application and return its exit code."""
+    try:
+        with exit_codes():
+            result = app(args=list(argv), prog_name=prog, standalone_mode=False)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else FAILURE
+    except Exception as error:
+        # typer's own errors (click's) carry their message and code
+        if hasattr(error, "exit_code") and hasattr(error, "show"):
+            error.show()
+            return int(error.exit_code)
+        if type(error).__name__ == "Abort":
+            return INTERRUPTED
+        raise
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,95 @@
+"""`DeferredOverlay`: an overlay that will come, so that a node can start serving before libp2p is loaded.
+
+Until `attach` it has no peers and reaches nobody; what is served and subscribed meanwhile is carried over.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from p2p.overlay import PeerUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from p2p.identity import NodeId
+    from p2p.overlay import Overlay, PeerChange, PeerInfo, Stream, StreamHandler
+
+ATTACH_TIMEOUT = 30.0
+"""Seconds that a stream waits for the overlay while the node starts."""
+
+
+class DeferredOverlay:
+    """Stands for an overlay until there is one; an `Overlay` itself."""
+
+    def __init__(self, node_id: NodeId, network: str) -> None:
+        self._node_id = node_id
+        self._network = network
+        self._served: dict[str, StreamHandler] = {}
+        self._listeners: list[Callable[[PeerChange], None]] = []
+        self._overlay: Overlay | None = None
+        self._attached = trio.Event()
+
+    def attach(self, overlay: Overlay) -> None:
+        """Hand everything to `overlay`, which must not be running yet or must have no peers."""
+        self._overlay = overlay
+        for protocol, handler in self._served.items():
+            overlay.serve(protocol, handler)
+        overlay.subscribe_peers(self._tell)
+        self._attached.set()
+
+    @property
+    def joined(self) -> bool:
+        """Whether the overlay is there."""
+        return self._overlay is not None
+
+    @property
+    def node_id(self) -> NodeId:
+        return self._node_id
+
+    @property
+    def network(self) -> str:
+        return self._network
+
+    def listen_addresses(self) -> Sequence[str]:
+        return self._overlay.listen_addresses() if self._overlay else ()
+
+    def peers(self) -> Sequence[PeerInfo]:
+        return self._overlay.peers() if self._overlay else ()
+
+    async def connect(self, address: str) -> NodeId:
+        return await (await self._wait()).connect(address)
+
+    async def disconnect(self, peer: NodeId) -> None:
+        if self._overlay is not None:
+            await self._overlay.disconnect(peer)
+
+    async def open_stream(self, peer: NodeId, protocol: str) -> Stream:
+        return await (await self._wait()).open_stream(peer, protocol)
+
+    def serve(self, protocol: str, handler: StreamHandler) -> None:
+        self._served[protocol] = handler
+        if self._overlay is not None:
+            self._overlay.serve(protocol, handler)
+
+    def subscribe_peers(self, listener: Callable[[PeerChange], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
+
+        def stop() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return stop
+
+    def _tell(self, change: PeerChange) -> None:
+        for listener in list(self._listeners):
+            listener(change)
+
+    async def _wait(self) -> Overlay:
+        with trio.move_on_after(ATTACH_TIMEOUT):
+            await self._attached.wait()
+        if self._overlay is None:
+            raise PeerUnreachable("this node has not joined the network yet")
+        return self._overlay
