@@ -167,6 +167,15 @@ class Discovery:
         """Note that a dial of `address`, whoever asked for it, proved `peer` to be there."""
         self.policy.dialled(self._clock.utc_ns(), address, peer)
 
+    def failed(self, address: str) -> None:
+        """Note that nobody, or not the right one, answered at `address`."""
+        self.policy.dial_failed(self._clock.monotonic(), address, self._chance)
+
+    def suggest(self, peer: NodeId, address: str) -> None:
+        """Take in a claim that came from elsewhere than a peer, such as the local network."""
+        self.policy.suggest(peer, address)
+        self._news.set()
+
     async def _dial(self, overlay: Overlay, dial: Dial) -> None:
         found = None
         try:
@@ -178,7 +187,7 @@ class Discovery:
             log("a dial failed", address=dial.address, bootstrap=dial.bootstrap, reason=str(error))
         finally:
             if found is None:
-                self.policy.dial_failed(self._clock.monotonic(), dial.address, self._chance)
+                self.failed(dial.address)
             else:
                 self.dialled(dial.address, found)
             self._news.set()

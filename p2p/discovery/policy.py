@@ -174,6 +174,10 @@ class DiscoveryPolicy:
         for other in others:
             self._claim(NodeId(other.node_id), other.addresses, teller)
 
+    def suggest(self, peer: NodeId, address: str) -> None:
+        """Enter a claim that no peer made; bounded as if this node were its teller."""
+        self._claim(peer, [address], self._me)
+
     # What to do.
 
     def dials(self, now: float, chance: random.Random) -> list[Dial]:

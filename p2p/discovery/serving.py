@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from p2p.overlay import OverlayError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable
 
@@ -28,6 +30,9 @@ async def serve_stream(handler: StreamHandler, stream: Stream, *, node: NodeId, 
             await stream.aclose()
         if scope.cancelled_caught:
             stream.reset()
+    except OverlayError as error:
+        stream.reset()
+        _log.debug("a served stream broke", node=node, peer=stream.peer, protocol=protocol, reason=str(error))
     except Exception as error:
         stream.reset()
         _log.warning(

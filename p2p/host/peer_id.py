@@ -1,0 +1,66 @@
+"""PeerId and NodeId: two names of one secp256k1 key, as pure functions without libp2p.
+
+A libp2p PeerId of a key of at most 42 bytes is the key itself, wrapped (libp2p/specs, peer-ids): base58btc of an
+identity multihash of a protobuf `PublicKey {type: Secp256k1, data: 33 bytes}`. So the NodeId, which is a hash of
+the key, follows from the PeerId; the other way needs the key.
+"""
+
+from __future__ import annotations
+
+import coincurve
+
+from p2p.identity import NodeId, node_id_of
+
+_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_DIGITS = {symbol: value for value, symbol in enumerate(_ALPHABET)}
+_PREFIX = bytes([0x00, 0x25, 0x08, 0x02, 0x12, 0x21])
+"""Multihash code identity, 37 bytes; field 1 (type) = 2, Secp256k1; field 2 (data), 33 bytes."""
+_LONGEST = 60
+
+
+class InvalidPeerId(ValueError):
+    """A text that is not the PeerId of a secp256k1 key."""
+
+
+def peer_id_of(public_key: bytes) -> str:
+    """Return the PeerId of a public key (64 or 65 bytes uncompressed, or 33 compressed)."""
+    point = b"\x04" + public_key if len(public_key) == 64 else public_key
+    return _base58(_PREFIX + coincurve.PublicKey(point).format(compressed=True))
+
+
+def node_id_of_peer(peer_id: str) -> NodeId:
+    """Return the NodeId of the key that is in a PeerId.
+
+    Raises:
+        InvalidPeerId: not base58, of another type of key, or not a point on the curve.
+    """
+    data = _unbase58(peer_id)
+    if not data.startswith(_PREFIX) or len(data) != len(_PREFIX) + 33:
+        raise InvalidPeerId(
+            f"{peer_id[:64]!r} is not the peer id of a secp256k1 key, and so of no node: they start with 16Uiu2H"
+        )
+    try:
+        key = coincurve.PublicKey(data[len(_PREFIX) :])
+    except ValueError as error:
+        raise InvalidPeerId(f"{peer_id[:64]!r} holds no valid public key") from error
+    return node_id_of(key.format(compressed=False))
+
+
+def _base58(data: bytes) -> str:
+    number, text = int.from_bytes(data, "big"), ""
+    while number:
+        number, digit = divmod(number, 58)
+        text = _ALPHABET[digit] + text
+    return "1" * (len(data) - len(data.lstrip(b"\0"))) + text
+
+
+def _unbase58(text: str) -> bytes:
+    if len(text) > _LONGEST:
+        raise InvalidPeerId(f"{text[:64]!r} is too long for the peer id of a secp256k1 key")
+    number = 0
+    for symbol in text:
+        if symbol not in _DIGITS:
+            raise InvalidPeerId(f"{text!r} is not base58, as peer ids are")
+        number = number * 58 + _DIGITS[symbol]
+    zeros = len(text) - len(text.lstrip("1"))
+    return bytes(zeros) + number.to_bytes((number.bit_length() + 7) // 8, "big")
