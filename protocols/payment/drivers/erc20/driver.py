@@ -176,7 +176,7 @@ class Erc20Driver:
         number, block_hash, timestamp = answers.block(
             await self._ask("eth_getBlockByNumber", found.block_number, False)
         )
-        if block_hash != found.block_hash.lower():
+        if (number, block_hash) != (answers.number(found.block_number), found.block_hash.lower()):
             raise TransactionUnknown(tx_hash)  # its block was taken back between the two questions
         paid = attribution.payments(
             answers.moves(found.logs, self._network.token),
