@@ -17,7 +17,7 @@ sorted, so that one offer has one hash.
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -40,6 +40,18 @@ MAX_BODIES: Final = 64
 """Most bodies in one `GetBodies`; an answer also stays below the bus's bound."""
 MAX_REASON_BYTES: Final = 8 * 1024
 """Longest reason, as JSON text."""
+MAX_TIME_NS: Final = 2**63 - 1
+"""The latest time there is: in the year 2262."""
+
+Id = Annotated[str, msgspec.Meta(max_length=128)]
+Text = Annotated[str, msgspec.Meta(max_length=MAX_BODY_BYTES)]
+Reason = Annotated[str, msgspec.Meta(max_length=MAX_REASON_BYTES)]
+"""A JSON object with a `message`."""
+Time = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_NS)]
+"""UTC nanoseconds since the epoch."""
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Signature = Annotated[bytes, msgspec.Meta(min_length=65, max_length=65)]
+"""`r || s || v`, as `p2p.identity` makes it."""
 
 
 class Role(enum.Enum):
@@ -71,9 +83,9 @@ class AgreementState(enum.Enum):
 class OfferBody(msgspec.Struct, frozen=True):
     """The static part of an offer; its name is the SHA-256 of its canonical bytes."""
 
-    properties: str
+    properties: Text
     """JSON object, flat, compact, keys sorted."""
-    constraints: str
+    constraints: Text
     """Constraint text as the provider wrote it."""
 
 
@@ -83,24 +95,24 @@ class OfferLease(msgspec.Struct, frozen=True, array_like=True):
     The key of the record is (node, slot); of two leases with one key the higher `seq` holds.
     """
 
-    network: str
+    network: Id
     """Overlay network, such as `devnet`: a lease holds on no other."""
     node: bytes
     """The provider's NodeId, 20 bytes."""
-    slot: int
+    slot: Number
     """Which of the provider's offers, from 0."""
-    incarnation: int
+    incarnation: Number
     """Tells offers apart that used the slot one after the other; renewals keep it."""
-    seq: int
+    seq: Number
     """Higher is newer. At least the unix milliseconds of issue, so that a lost disk does no harm."""
     body_hash: bytes
     """SHA-256 of the body, 32 bytes; empty when withdrawn."""
-    created_ns: int
+    created_ns: Time
     """When the offer was subscribed; the same in every renewal."""
-    issued_ns: int
-    expires_ns: int
+    issued_ns: Time
+    expires_ns: Time
     """When the lease ends: at most two hours after issue."""
-    free: int = 1
+    free: Number = 1
     """How many more agreements the provider would take now; 0 means busy."""
     withdrawn: bool = False
     """The offer is gone; kept until `expires_ns` so that older leases are not believed again."""
@@ -111,14 +123,14 @@ class SignedLease(msgspec.Struct, frozen=True, array_like=True):
 
     lease: bytes
     """Canonical CBOR of an `OfferLease`: exactly the bytes that were signed."""
-    signature: bytes
+    signature: Signature
     """Of `record_digest("offer/1", lease)`, 65 bytes."""
 
 
 class GetBodies(msgspec.Struct, frozen=True):
     """Ask for bodies by hash; answered with `Bodies`. Anyone may ask anyone."""
 
-    hashes: tuple[bytes, ...]
+    hashes: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=MAX_BODIES)]
 
 
 class Bodies(msgspec.Struct, frozen=True):
@@ -151,21 +163,21 @@ class Offers(msgspec.Struct, frozen=True):
 class ProposalContent(msgspec.Struct, frozen=True):
     """One proposal as it crosses the wire."""
 
-    id: str
+    id: Id
     """64 hex digits: the hash of what it says and of what it answers (`ids.proposal_hash`)."""
-    properties: str
-    constraints: str
-    created_ns: int
+    properties: Text
+    constraints: Text
+    created_ns: Time
 
 
 class InitialProposalReceived(msgspec.Struct, frozen=True):
     """A requestor's first answer to an offer: it is what tells the provider of the demand at all."""
 
-    offer_id: str
-    demand_id: str
-    initial_created_ns: int
+    offer_id: Id
+    demand_id: Id
+    initial_created_ns: Time
     """When the requestor's node made the Initial proposal that this one answers."""
-    demand_expires_ns: int
+    demand_expires_ns: Time
     """When the demand ends."""
     proposal: ProposalContent
 
@@ -173,15 +185,15 @@ class InitialProposalReceived(msgspec.Struct, frozen=True):
 class ProposalReceived(msgspec.Struct, frozen=True):
     """A counter-proposal."""
 
-    prev_proposal_id: str
+    prev_proposal_id: Id
     proposal: ProposalContent
 
 
 class ProposalRejected(msgspec.Struct, frozen=True):
     """The receiver's last proposal is refused."""
 
-    proposal_id: str
-    reason: str | None = None
+    proposal_id: Id
+    reason: Reason | None = None
     """JSON object with a `message`."""
 
 
@@ -195,19 +207,19 @@ class Ack(msgspec.Struct, frozen=True):
 class AgreementTerms(msgspec.Struct, frozen=True):
     """What the two sides agree on. Its canonical bytes are signed, and their hash is the agreement's id."""
 
-    network: str
-    requestor_id: str
-    provider_id: str
-    demand_id: str
-    offer_id: str
-    proposal_id: str
+    network: Id
+    requestor_id: Id
+    provider_id: Id
+    demand_id: Id
+    offer_id: Id
+    proposal_id: Id
     """The provider's proposal that the requestor took up: 64 hex digits."""
-    demand_properties: str
-    demand_constraints: str
-    offer_properties: str
-    offer_constraints: str
-    created_ns: int
-    valid_to_ns: int
+    demand_properties: Text
+    demand_constraints: Text
+    offer_properties: Text
+    offer_constraints: Text
+    created_ns: Time
+    valid_to_ns: Time
     """Until when the provider may approve. Does not bound an approved agreement."""
 
 
@@ -216,58 +228,58 @@ class AgreementReceived(msgspec.Struct, frozen=True):
 
     terms: bytes
     """Canonical CBOR of `AgreementTerms`."""
-    signature: bytes
+    signature: Signature
     """The requestor's, over the terms."""
 
 
 class AgreementApproved(msgspec.Struct, frozen=True):
     """The provider approves; answered with `AgreementStatus`, which carries the commitment if there is one."""
 
-    agreement_id: str
-    approved_ns: int
-    signature: bytes
+    agreement_id: Id
+    approved_ns: Time
+    signature: Signature
     """The provider's, over the id, the requestor's signature and the time."""
 
 
 class AgreementCommitted(msgspec.Struct, frozen=True):
     """The requestor is bound too: sent in case the answer to the approval was lost."""
 
-    agreement_id: str
-    signature: bytes
+    agreement_id: Id
+    signature: Signature
     """The requestor's, over the id and the provider's signature."""
 
 
 class AgreementRejected(msgspec.Struct, frozen=True):
     """The provider will not approve."""
 
-    agreement_id: str
-    reason: str | None
-    at_ns: int
-    signature: bytes
+    agreement_id: Id
+    reason: Reason | None
+    at_ns: Time
+    signature: Signature
 
 
 class AgreementCancelled(msgspec.Struct, frozen=True):
     """The requestor takes its proposal of an agreement back."""
 
-    agreement_id: str
-    reason: str | None
-    at_ns: int
-    signature: bytes
+    agreement_id: Id
+    reason: Reason | None
+    at_ns: Time
+    signature: Signature
 
 
 class AgreementTerminated(msgspec.Struct, frozen=True):
     """The sender has ended an approved agreement. News, not a question."""
 
-    agreement_id: str
-    reason: str | None
-    at_ns: int
-    signature: bytes
+    agreement_id: Id
+    reason: Reason | None
+    at_ns: Time
+    signature: Signature
 
 
 class SyncAgreement(msgspec.Struct, frozen=True):
     """Both ends compare where an agreement stands, after a session was made anew."""
 
-    agreement_id: str
+    agreement_id: Id
     status: AgreementStatus
 
 
@@ -276,9 +288,9 @@ class AgreementStatus(msgspec.Struct, frozen=True):
 
     state: AgreementState | None
     """None if the sender knows of no such agreement between the two."""
-    approved_ns: int | None = None
-    approved_signature: bytes | None = None
-    committed_signature: bytes | None = None
+    approved_ns: Time | None = None
+    approved_signature: Signature | None = None
+    committed_signature: Signature | None = None
     ended: AgreementEnd | None = None
 
 
@@ -286,9 +298,9 @@ class AgreementEnd(msgspec.Struct, frozen=True):
     """How an agreement was rejected, cancelled or terminated."""
 
     by: Role
-    at_ns: int
-    reason: str | None
-    signature: bytes
+    at_ns: Time
+    reason: Reason | None
+    signature: Signature
     """Of the side that ended it, over id, kind, reason and time."""
 
 
@@ -298,7 +310,7 @@ class AgreementEnd(msgspec.Struct, frozen=True):
 class GetAgreement(msgspec.Struct, frozen=True):
     """Ask for one agreement; answered with `AgreementView`, or RemoteError `notFound`."""
 
-    agreement_id: str
+    agreement_id: Id
     role: Role | None = None
     """Which side of it, in case that this node is both."""
 
@@ -309,7 +321,7 @@ class ListAgreements(msgspec.Struct, frozen=True):
     role: Role | None = None
     states: tuple[AgreementState, ...] = ()
     """Only those in one of these states; empty means all."""
-    after: str = ""
+    after: Id = ""
     """Continue after the agreement with this id, the last of the page before."""
     limit: int = 100
     """Most agreements in the answer: 1 to 100."""
@@ -318,23 +330,23 @@ class ListAgreements(msgspec.Struct, frozen=True):
 class AgreementView(msgspec.Struct, frozen=True):
     """An agreement as this node has it: all that payment, activities and agents need of it."""
 
-    agreement_id: str
+    agreement_id: Id
     """64 hex digits."""
     role: Role
     """Our side."""
-    requestor_id: str
-    provider_id: str
-    demand_id: str
-    offer_id: str
-    demand_properties: str
+    requestor_id: Id
+    provider_id: Id
+    demand_id: Id
+    offer_id: Id
+    demand_properties: Text
     """JSON object, flat."""
-    demand_constraints: str
-    offer_properties: str
-    offer_constraints: str
+    demand_constraints: Text
+    offer_properties: Text
+    offer_constraints: Text
     state: AgreementState
-    created_ns: int
-    valid_to_ns: int
-    approved_ns: int | None = None
+    created_ns: Time
+    valid_to_ns: Time
+    approved_ns: Time | None = None
     """When the provider signed; None until the agreement is approved."""
     app_session_id: str | None = None
     """Our own side's label, given at confirming or approving."""
@@ -344,9 +356,9 @@ class AgreementView(msgspec.Struct, frozen=True):
     committed_signature: str | None = None
     terminator: Role | None = None
     """Who ended it, once Rejected, Cancelled or Terminated."""
-    reason: str | None = None
+    reason: Reason | None = None
     """Why, as the JSON text of a reason object."""
-    ended_ns: int | None = None
+    ended_ns: Time | None = None
     """When it was ended, by the clock of whoever did."""
 
     @property
