@@ -30,7 +30,8 @@ from p2p.bus.frames import (
     Unsubscribe,
     Welcome,
 )
-from p2p.bus.line import SEND_AHEAD_BYTES, Line
+from p2p.bus.line import Line
+from p2p.bus.outbox import SEND_AHEAD_BYTES
 from p2p.bus.topics import Subscription
 
 if TYPE_CHECKING:

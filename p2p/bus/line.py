@@ -24,6 +24,7 @@ from p2p.bus import frames
 from p2p.bus.api import BadContent, BusClosed, BusError, Busy
 from p2p.bus.endpoints import milliseconds_until
 from p2p.bus.frames import ITEM_COST, Cancel, Credit, End, Failure, Item, Register, Reply, Request, Subscribe
+from p2p.bus.outbox import SEND_AHEAD_BYTES, Outbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -38,8 +39,6 @@ MAX_REQUEST_BYTES = 64 * 1024 * 1024
 """Bytes of the requests that are being answered."""
 WINDOW_BYTES = 256 * 1024
 """Items of one streaming call that may be under way unread; the last may go beyond it."""
-SEND_AHEAD_BYTES = 1024 * 1024
-"""Above so many bytes waiting to be sent, senders of bodies wait."""
 SEND_LIMIT_BYTES = 16 * 1024 * 1024
 """Bytes waiting to be sent at which the other end is taken for stuck."""
 _RECEIVE_BYTES = 256 * 1024
@@ -140,10 +139,7 @@ class Line:
         self._answering: dict[int, _Answering] = {}
         self._highest_asked = -1
         self._request_bytes = 0
-        self._out: deque[bytes] = deque()
-        self._out_bytes = 0
-        self._out_ready = trio.Event()
-        self._out_room = trio.lowlevel.ParkingLot()
+        self._outbox = Outbox(stream)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed.is_set() else "open"
@@ -152,7 +148,7 @@ class Line:
     @property
     def backlog(self) -> int:
         """Return how many bytes wait to be sent."""
-        return self._out_bytes
+        return self._outbox.size
 
     async def run(self) -> None:
         """Serve until either end closes. Raises nothing of its own."""
@@ -176,8 +172,7 @@ class Line:
 
     async def flush(self) -> None:
         """Wait until everything sent so far has left this process, or the line has ended."""
-        while self._out_bytes and not self.closed.is_set():
-            await self._out_room.park()
+        await self._outbox.flush()
 
     # Calls of ours.
 
@@ -239,8 +234,8 @@ class Line:
 
     async def send(self, frame: Frame) -> None:
         """Send a message; waits while too much waits already. Raises BusClosed."""
-        while self._out_bytes >= SEND_AHEAD_BYTES and not self.closed.is_set():
-            await self._out_room.park()
+        if self._outbox.size >= SEND_AHEAD_BYTES:
+            await self._outbox.room()
         if self.closed.is_set():
             raise BusClosed(self._closed_text())
         self.send_nowait(frame)
@@ -249,24 +244,14 @@ class Line:
         """Send a small message without waiting; nothing happens when the line has ended."""
         if self.closed.is_set():
             return
-        data = frames.encode(frame)
-        self._out.append(data)
-        self._out_bytes += len(data)
-        self._out_ready.set()
-        if self._out_bytes > SEND_LIMIT_BYTES:
+        self._outbox.put(frames.encode(frame))
+        if self._outbox.size > SEND_LIMIT_BYTES:
             _log.warning("the other end of the bus does not read; dropped", other=self.name)
             self.drop()
 
     async def _write(self) -> None:
         try:
-            while True:
-                await self._out_ready.wait()
-                data = b"".join(self._out) if len(self._out) > 1 else self._out[0]
-                self._out.clear()
-                self._out_ready = trio.Event()
-                await self._stream.send_all(data)
-                self._out_bytes -= len(data)
-                self._out_room.unpark_all()
+            await self._outbox.run()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.drop()
 
@@ -399,7 +384,7 @@ class Line:
             return
         self.closed.set()
         self._owner.ended()
-        self._out_room.unpark_all()
+        self._outbox.close()
         for pending in self._pending.values():
             pending.end(BusClosed(self._closed_text()))
         notices, self._notices = self._notices, {}
