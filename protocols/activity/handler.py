@@ -74,6 +74,10 @@ class ActivityProtocol:
                 registrations[0].close()
                 nursery.cancel_scope.cancel()
 
+    async def count_alive(self) -> int:
+        """Return how many activities run here for others."""
+        return len(await self._store.alive("P"))
+
     async def ids_of(self, actor: NodeId, agreement_id: str) -> list[str]:
         """Return the ids of the actor's activities under an agreement, on either side."""
         rows = await self._store.of_agreement(agreement_id, "R")
