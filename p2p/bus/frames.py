@@ -213,7 +213,7 @@ Frame = (
 
 # By its tag, since msgspec analyses a union anew at every conversion, which costs more than the conversion.
 _BY_TAG: dict[str, type[_Message]] = {
-    message.__struct_config__.tag: message for message in _Message.__subclasses__()
+    str(message.__struct_config__.tag): message for message in _Message.__subclasses__()
 }
 _LENGTH = struct.Struct(">I")
 

@@ -116,16 +116,7 @@ class PeerBus:
 
     async def _ask(self, peer: str, request: Request) -> Stream:
         called = _as_called(peer, request.address)
-        try:
-            stream = await self._overlay.open_stream(cast("NodeId", peer), self._protocol)
-        except PeerUnreachable as error:
-            raise NoEndpoint(called, f"the peer cannot be reached: {error}") from error
-        except ProtocolRefused as error:
-            raise NoEndpoint(
-                called, f"the peer speaks no bus of this network and version: {error}"
-            ) from error
-        except OverlayError as error:
-            raise BusClosed(f"the session with {peer} broke before {called} was called: {error}") from error
+        stream = await self._open(peer, called)
         try:
             await stream.send_all(frames.encode(request))
         except BaseException as error:
@@ -136,6 +127,23 @@ class PeerBus:
                 ) from error
             raise
         return stream
+
+    async def _open(self, peer: str, called: str, *, again: bool = True) -> Stream:
+        try:
+            return await self._overlay.open_stream(cast("NodeId", peer), self._protocol)
+        except PeerUnreachable as error:
+            raise NoEndpoint(called, f"the peer cannot be reached: {error}") from error
+        except ProtocolRefused as error:
+            raise NoEndpoint(
+                called, f"the peer speaks no bus of this network and version: {error}"
+            ) from error
+        except OverlayError as error:
+            if not again:
+                raise BusClosed(
+                    f"the session with {peer} broke before {called} was called: {error}"
+                ) from error
+        # The session had died unnoticed. Nothing was said on it yet, so that a second try repeats nothing.
+        return await self._open(peer, called, again=False)
 
     # Calls of peers.
 
