@@ -109,7 +109,9 @@ class Door(Generic[S]):
             self._close(session, reason)
             if not isinstance(error, HelloRefused | OverlayError | trio.TooSlowError):
                 raise
-            self._log.info("dropped a peer that was dialled", peer=peer, reason=reason)
+            foreign = isinstance(error, HelloRefused | ProtocolRefused)  # and not only in a bad moment
+            log = self._log.info if foreign else self._log.debug
+            log("dropped a peer that was dialled", peer=peer, reason=reason)
             raise PeerUnreachable(f"{peer} was reached, but {reason}") from error
         self._sessions.admit(session, agent)
         if session not in self._sessions:

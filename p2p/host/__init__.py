@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["LibP2POverlay", "prepare"]
 
 
+hush()  # here, so that it precedes any import of libp2p by this package
+
+
 async def prepare() -> None:
     """Import libp2p in a worker thread, so that the event loop goes on meanwhile. Safe to repeat."""
-    hush()
     await trio.to_thread.run_sync(importlib.import_module, "p2p.host.overlay")
 
 
 def __getattr__(name: str) -> Any:
     if name == "LibP2POverlay":
-        hush()
         return importlib.import_module("p2p.host.overlay").LibP2POverlay
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

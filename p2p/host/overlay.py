@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 import trio
-from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from p2p.discovery import Discovery, DiscoverySettings, Door, PeerStore, Sessions, ThisNode
@@ -28,7 +27,7 @@ from p2p.host.mdns import announce_and_listen
 from p2p.host.multistream import respond
 from p2p.host.peer_id import InvalidPeerId, node_id_of_peer, peer_id_of
 from p2p.host.sessions import MAX_INBOUND_STREAMS, NEGOTIATION_TIMEOUT, HostSession, remote_address
-from p2p.host.swarm import OverlayHost, make_host
+from p2p.host.swarm import OverlayHost, make_host, swarm_running
 from p2p.overlay import (
     OverlayError,
     PeerChange,
@@ -119,6 +118,7 @@ class LibP2POverlay:
             version=version,
             oldest=oldest,
         )
+        self._advertise(self.discovery.protocol)
         self._door = Door(
             self._sessions,
             self.discovery,
@@ -147,19 +147,16 @@ class LibP2POverlay:
             ListenFailed: an address to listen on is taken or invalid.
         """
         swarm = self._host.get_network()
-        async with background_trio_service(swarm) as service, trio.open_nursery() as nursery:
+        async with swarm_running(swarm), trio.open_nursery() as nursery:
             self._nursery = nursery
             await self._start_listening(swarm)
-            nursery.start_soon(self._watch_service, service)
-            nursery.start_soon(self.discovery.run, self)
-            if self._mdns:
-                nursery.start_soon(
-                    announce_and_listen, self._network, self._listening, self.discovery.suggest
-                )
+            finding = trio.CancelScope()
+            nursery.start_soon(self._find_peers, finding)
             try:
                 yield self
             finally:
                 self._nursery = None
+                finding.cancel()
                 await self._say_goodbye()
                 nursery.cancel_scope.cancel()
 
@@ -200,6 +197,7 @@ class LibP2POverlay:
 
     def serve(self, protocol: str, handler: StreamHandler) -> None:
         self._handlers[protocol] = handler
+        self._advertise(protocol)
 
     def subscribe_peers(self, listener: Callable[[PeerChange], None]) -> Callable[[], None]:
         return self._sessions.subscribe(listener)
@@ -219,16 +217,22 @@ class LibP2POverlay:
         places = dict.fromkeys(f"{p.transport()}/p2p/{self._peer_id}" for a in found for p in concrete(a))
         self._listening = tuple(places)
 
-    async def _watch_service(self, service: Any) -> None:
-        await service.wait_finished()
-        if self._nursery is not None:
-            raise OverlayError("libp2p's swarm ended by itself; the node cannot go on without it")
+    async def _find_peers(self, scope: trio.CancelScope) -> None:
+        with scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.discovery.run, self)
+                if self._mdns:
+                    nursery.start_soon(
+                        announce_and_listen, self._network, self._listening, self.discovery.suggest
+                    )
 
     async def _say_goodbye(self) -> None:
         with trio.move_on_after(SHUTDOWN_TIMEOUT) as scope:
             scope.shield = True
             async with trio.open_nursery() as nursery:
-                for session in self._by_connection.values():
+                for listener in list(self._host.get_network().listeners.values()):
+                    nursery.start_soon(listener.close)
+                for session in list(self._by_connection.values()):
                     nursery.start_soon(session.close)
         for session in self._sessions.all():
             self._sessions.end(session)
@@ -333,6 +337,10 @@ class LibP2POverlay:
 
     # Streams.
 
+    def _advertise(self, protocol: str) -> None:
+        """Have identify tell of a protocol; the stock handler in its place is never called."""
+        self._host.set_stream_handler(protocol, None)
+
     async def _serve_inbound(self, net_stream: Any) -> None:
         """Serve a stream that a peer opened: called by libp2p, in a task of the connection."""
         self._connected(net_stream.swarm_conn)  # its first stream may be quicker than the notice
@@ -354,7 +362,7 @@ class LibP2POverlay:
         stock = self._host.multiselect.handlers
         try:
             with trio.fail_after(NEGOTIATION_TIMEOUT):
-                protocol = await respond(stream, {*stock, *self._handlers, self.discovery.protocol})
+                protocol = await respond(stream, stock)
         except (StreamBroken, ProtocolRefused, trio.TooSlowError):
             stream.reset()
             return

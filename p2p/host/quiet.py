@@ -15,10 +15,11 @@ _WARNS = r"(libp2p|multiaddr|aioquic|zeroconf|base58|multihash|multibase|google|
 
 
 def hush() -> None:
-    """Silence libp2p's loggers and its import's warnings. To be called before libp2p is imported."""
+    """Silence libp2p's loggers and warnings. To be called before its import, and after, which undoes part of it."""
     for name in _NAMES:
         logger = logging.getLogger(name)
-        logger.addHandler(logging.NullHandler())
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
         logger.setLevel(logging.CRITICAL)
         logger.propagate = False
     warnings.filterwarnings("ignore", module=_WARNS)

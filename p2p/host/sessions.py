@@ -114,12 +114,14 @@ class HostSession:
         self._nursery.start_soon(self.close)
 
     async def close(self) -> None:
-        """End the connection: a goodbye if the peer takes it in time, then the socket."""
+        """End the connection: a goodbye if the peer takes it in time, then the socket.
+
+        The socket is closed here as well, because a stock close that is cancelled has marked the connection as
+        closed before it was.
+        """
         with trio.move_on_after(CLOSE_TIMEOUT) as scope:
             scope.shield = True
             await self.connection.close()
-        if not scope.cancelled_caught:
-            return
         with trio.move_on_after(CLOSE_TIMEOUT) as scope:
             scope.shield = True
             await self._muxed.secured_conn.close()

@@ -8,6 +8,7 @@ nothing dials or identifies by itself. Offered: TCP, Noise and yamux, and nothin
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -26,28 +27,33 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.tools.anyio_service import TrioManager
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from p2p.host.muxer import BoundedMuxer
-from p2p.host.quiet import hush_module
+from p2p.host.quiet import hush, hush_module
+from p2p.overlay import OverlayError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from libp2p.crypto.keys import KeyPair
 
     from p2p.entropy import Entropy
     from p2p.identity import PrivateKey
 
-__all__ = ["IDENTIFY", "OverlayHost", "OverlaySwarm", "make_host"]
+__all__ = ["IDENTIFY", "OverlayHost", "OverlaySwarm", "make_host", "swarm_running"]
 
 MAX_CONNECTIONS = 512
 UPGRADE_TIMEOUT = 10.0
+STOP_TIMEOUT = 0.7
+"""Seconds to close what is left when all sessions have been."""
 
 _log = structlog.get_logger("p2p.host")
 
+hush()
 hush_module(swarm_connection)
 # For the parts of libp2p that dial by themselves (Kademlia, relay); this package has its own dialler.
 stock_swarm._HAPPY_EYEBALLS_DELAY = 0  # noqa: SLF001
@@ -87,6 +93,58 @@ class OverlaySwarm(stock_swarm.Swarm):  # type: ignore[misc] # no type informati
         for connection in self.get_connections(muxed.peer_id):
             if connection.muxed_conn is muxed:
                 await connection.event_closed.wait()
+
+
+@asynccontextmanager
+async def swarm_running(swarm: OverlaySwarm) -> AsyncIterator[None]:
+    """Run the swarm; stop it in order at exit, also when the caller is cancelled.
+
+    Cancelled itself, the stock swarm leaves its listeners running, in system tasks, and its sockets open.
+    """
+    manager = TrioManager(swarm)
+    swarm._manager = manager  # noqa: SLF001 - as upstream's own context manager does
+    stopping = False
+
+    async def run(scope: trio.CancelScope) -> None:
+        with scope:
+            await manager.run()
+        if not stopping:
+            raise OverlayError("libp2p's swarm ended by itself; the node cannot go on without it")
+
+    async with trio.open_nursery() as nursery:
+        service = trio.CancelScope()
+        service.shield = True
+        nursery.start_soon(run, service)
+        try:
+            await manager.wait_started()
+            yield
+        finally:
+            stopping = True
+            with trio.move_on_after(STOP_TIMEOUT) as patience:
+                patience.shield = True
+                await swarm.close()
+            service.cancel()
+
+
+class Idle:
+    """Stands in for the stock auto-connector, which dials whomever it knows, whatever its watermarks say."""
+
+    _is_connecting = False
+
+    async def start(self) -> None:
+        """Do nothing."""
+
+    async def stop(self) -> None:
+        """Do nothing."""
+
+    async def run_background_task(self, nursery: trio.Nursery) -> None:
+        """Do nothing."""
+
+    async def maybe_connect(self) -> None:
+        """Do nothing."""
+
+    def record_disconnect(self, peer_id: Any) -> None:
+        """Do nothing."""
 
 
 class OverlayHost(BasicHost):  # type: ignore[misc] # no type information upstream
@@ -152,11 +210,12 @@ def make_host(key: PrivateKey, entropy: Entropy, connected: Callable[[Any], None
         connection_config=ConnectionConfig(
             max_connections=MAX_CONNECTIONS,
             min_connections=0,
-            low_watermark=0,  # keeps the auto-connector idle
+            low_watermark=0,
             high_watermark=MAX_CONNECTIONS,
             inbound_upgrade_timeout=UPGRADE_TIMEOUT,
             outbound_upgrade_timeout=UPGRADE_TIMEOUT,
         ),
     )
+    swarm.auto_connector = Idle()
     swarm.register_notifee(Watcher(connected))
     return OverlayHost(swarm)

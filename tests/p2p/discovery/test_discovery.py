@@ -53,8 +53,8 @@ def ids(overlay: Overlay) -> set[str]:
 
 @asynccontextmanager
 async def pair() -> AsyncIterator[tuple[Overlay, Overlay]]:
-    world = World()
-    a, b = world.overlay(1), world.overlay(2)
+    world, passive = World(), DiscoverySettings(target_peers=0)
+    a, b = world.overlay(1, settings=passive), world.overlay(2, settings=passive)
     async with a.running(), b.running():
         yield a, b
 
