@@ -15,8 +15,7 @@ import dataclasses
 import enum
 import heapq
 import itertools
-from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from protocols.market import ids
 from protocols.market.errors import (
@@ -36,7 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_OPEN_PER_PAIR = 20
-"""Negotiations that one requestor may have about one offer."""
+"""Negotiations that one requestor may have going on about one offer of ours."""
+MAX_KEPT_PER_PAIR = 100
+"""And how many that ended are remembered besides."""
 MAX_ROUNDS = 100
 """Proposals in one chain."""
 MAX_RECORDS = 200_000
@@ -84,6 +85,16 @@ class Negotiation:
         """Our own side's subscription."""
         return self.demand_id if self.role is Role.REQUESTOR else self.offer_id
 
+    @property
+    def kind(self) -> Literal["offer", "demand"]:
+        """What our own side's subscription is."""
+        return "demand" if self.role is Role.REQUESTOR else "offer"
+
+    @property
+    def other(self) -> Role:
+        """The other side."""
+        return Role.PROVIDER if self.role is Role.REQUESTOR else Role.REQUESTOR
+
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Record:
@@ -99,6 +110,8 @@ class Record:
     prev: Record | None = None
     counter: Record | None = None
     round: int = 0
+    reason: str | None = None
+    """Why it was rejected."""
 
     @property
     def id(self) -> str:
@@ -139,7 +152,7 @@ class Negotiations:
     def __init__(self) -> None:
         self._records: dict[tuple[Role, str], Record] = {}
         self._chains: dict[Negotiation, list[Record]] = {}
-        self._pairs: Counter[tuple[Role, str, str]] = Counter()
+        self._pairs: dict[tuple[str, str], dict[Negotiation, None]] = {}
         self._ends: list[tuple[int, int, Negotiation]] = []
         self._serial = itertools.count()
 
@@ -160,16 +173,17 @@ class Negotiations:
             LimitReached: there are too many between the two, or in all.
             Conflict: that proposal is known already.
         """
-        role, pair = negotiation.role, _pair(negotiation)
+        role = negotiation.role
         if (role, initial_hash) in self._records:
             raise Conflict(f"Proposal [{ids.proposal_id(role, initial_hash)}] exists already.")
-        if self._pairs[pair] >= MAX_OPEN_PER_PAIR:
-            raise LimitReached(f"there are {MAX_OPEN_PER_PAIR} negotiations about this offer already")
+        if role is Role.PROVIDER:
+            self._make_room(negotiation)
         record = Record(
             negotiation, initial_hash, Role.PROVIDER, properties, constraints, created_ns, "Initial"
         )
         self._add(record)
-        self._pairs[pair] += 1
+        if role is Role.PROVIDER:
+            self._pairs.setdefault(_pair(negotiation), {})[negotiation] = None
         heapq.heappush(self._ends, (negotiation.expires_ns, next(self._serial), negotiation))
         return record
 
@@ -237,6 +251,15 @@ class Negotiations:
             prev.state = "Initial" if prev.prev is None else next_state
         return record
 
+    def abandon(self, negotiation: Negotiation) -> None:
+        """Forget a negotiation that did not come about."""
+        for record in self._chains.pop(negotiation, ()):
+            self._records.pop((negotiation.role, record.hash), None)
+        if negotiation.role is Role.PROVIDER and (pair := self._pairs.get(_pair(negotiation))) is not None:
+            pair.pop(negotiation, None)
+            if not pair:
+                del self._pairs[_pair(negotiation)]
+
     def withdraw(self, record: Record) -> None:
         """Take back the last proposal of a chain, as if it had not been made: the peer refused it."""
         if record.prev is not None and record.prev.counter is record and record.counter is None:
@@ -244,28 +267,35 @@ class Negotiations:
             self._records.pop((record.negotiation.role, record.hash), None)
             self._chains[record.negotiation].remove(record)
 
-    def reject(self, record: Record, by: Role) -> bool:
-        """Mark a proposal as refused by its receiver; return whether it was not so before."""
+    def reject(self, record: Record, by: Role, reason: str | None) -> bool:
+        """Mark a proposal as refused by its receiver; return whether that is news.
+
+        Raises:
+            BadRequest: it is the issuer's own. Gone: it was countered. Conflict: it is an agreement.
+        """
         check_reaction(record, by)
-        before = record.state
-        record.state = _step(record, Step.REJECT)
-        return before != "Rejected"
+        before = record.state, record.reason
+        record.state, record.reason = _step(record, Step.REJECT), reason
+        return before != (record.state, record.reason)
 
     def expire(self, now_ns: int) -> int | None:
         """Forget the negotiations that are over; return when the next one is."""
         while self._ends and self._ends[0][0] <= now_ns:
             _, _, negotiation = heapq.heappop(self._ends)
-            for record in self._chains.pop(negotiation, ()):
-                self._records.pop((negotiation.role, record.hash), None)
-            pair = _pair(negotiation)
-            self._pairs[pair] -= 1
-            if self._pairs[pair] <= 0:
-                del self._pairs[pair]
+            self.abandon(negotiation)
         return self._ends[0][0] if self._ends else None
 
     def chain(self, negotiation: Negotiation) -> Iterator[Record]:
         """Yield the proposals of a negotiation, oldest first."""
         yield from self._chains.get(negotiation, ())
+
+    def _make_room(self, negotiation: Negotiation) -> None:
+        pair = self._pairs.get(_pair(negotiation), {})
+        ended = [n for n in pair if self._chains[n][-1].state in ("Rejected", "Accepted", "Expired")]
+        if len(pair) - len(ended) >= MAX_OPEN_PER_PAIR:
+            raise LimitReached(f"there are {MAX_OPEN_PER_PAIR} negotiations about this offer already")
+        if len(ended) >= MAX_KEPT_PER_PAIR:
+            self.abandon(ended[0])
 
     def _add(self, record: Record) -> None:
         if len(self._records) >= MAX_RECORDS:
@@ -349,10 +379,8 @@ def _step(record: Record, step: Step) -> ProposalState:
     return TRANSITIONS[key] or record.state
 
 
-def _pair(negotiation: Negotiation) -> tuple[Role, str, str]:
-    # On the requestor's side all negotiations about an offer are with one provider; the demand tells them apart.
-    other = negotiation.demand_id if negotiation.role is Role.REQUESTOR else negotiation.peer
-    return negotiation.role, negotiation.offer_id, other
+def _pair(negotiation: Negotiation) -> tuple[str, str]:
+    return negotiation.offer_id, negotiation.peer
 
 
 def _names(references: tuple[str, ...]) -> str:
