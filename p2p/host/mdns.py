@@ -7,6 +7,7 @@ nodes of another, and other libp2p programs, are not seen at all.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -82,6 +83,11 @@ async def announce_and_listen(
             await trio.to_thread.run_sync(_stop, service, abandon_on_cancel=True)  # type: ignore[call-arg] # old stubs
 
 
+def fingerprint(network: str) -> str:
+    """Return what tells the network's service name apart; such a name has at most 15 bytes (RFC 6763, 7.2)."""
+    return hashlib.sha256(f"golem-p2p/{network}".encode()).hexdigest()[:10]
+
+
 def _start(network: str, addresses: tuple[str, ...], found: _Found) -> Any:
     from libp2p.discovery.mdns.mdns import create_mdns_discovery
 
@@ -91,7 +97,7 @@ def _start(network: str, addresses: tuple[str, ...], found: _Found) -> Any:
         _Identity(place.peer_id, found),
         port=place.port,
         listen_addrs=list(addresses),
-        private_network_fingerprint=f"golem-{network}",
+        private_network_fingerprint=fingerprint(network),
         ttl=TTL,
     )
     service.broadcaster.register()
