@@ -63,6 +63,21 @@ def live_allocations(
     return [_allocation(row) for row in rows]
 
 
+def all_allocations(c: Connection, owner: str) -> list[Allocation]:
+    """List an identity's allocations, released ones included."""
+    rows = c.execute(f"{_ALLOCATION} WHERE owner = ? ORDER BY created_ns, allocation_id", (owner,))
+    return [_allocation(row) for row in rows]
+
+
+def promised(c: Connection, owner: str, agreement_id: str) -> int:
+    """Return what all allocations have promised under an agreement."""
+    rows = c.execute(
+        "SELECT accepted_wei FROM payment_expenditure WHERE owner = ? AND agreement_id = ?",
+        (owner, agreement_id),
+    )
+    return sum(int(row[0]) for row in rows)
+
+
 def wallet_allocations(c: Connection, platform: str, address: str, now_ns: int) -> list[Allocation]:
     """List the live allocations of a wallet, whichever identity made them."""
     rows = c.execute(

@@ -179,6 +179,12 @@ def invoices_up_to(
     return [_invoice(row) for row in rows]
 
 
+def providers(c: Connection) -> list[str]:
+    """List our identities that have billed anyone."""
+    rows = c.execute("SELECT DISTINCT owner FROM payment_agreement WHERE role = 'P' ORDER BY owner")
+    return [row[0] for row in rows]
+
+
 def open_peers(c: Connection, owner: str) -> list[str]:
     """List the requestors that owe this identity an answer or money."""
     rows = c.execute(
@@ -208,6 +214,39 @@ def answered(
         (owner, provider_id, limit),
     )
     return [_note(row) for row in notes], [_invoice(row) for row in found]
+
+
+def awaiting_payment(c: Connection, platform: str, payer_addr: str, limit: int) -> list[DebitNote | Invoice]:
+    """List a wallet's accepted invoices and payable notes that are not settled, the oldest first."""
+    where = " WHERE d.role = 'R' AND d.status = 'ACCEPTED' AND g.platform = ? AND g.payer_addr = ?"
+    order = " ORDER BY d.timestamp_ns LIMIT ?"
+    values = (platform, payer_addr, limit)
+    found: list[DebitNote | Invoice] = [_invoice(row) for row in c.execute(_INVOICES + where + order, values)]
+    notes = c.execute(f"{_NOTES}{where} AND d.due_ns IS NOT NULL{order}", values)
+    found += [_note(row) for row in notes]
+    return found
+
+
+def owned_invoice(c: Connection, owner: str, agreement_id: str, owned: frozenset[Status]) -> str | None:
+    """Return the requestor's latest accepted invoice of an agreement."""
+    row = first(
+        c,
+        "SELECT invoice_id FROM payment_invoice WHERE owner = ? AND role = 'R' AND agreement_id = ?"
+        " AND status IN (SELECT value FROM json_each(?)) ORDER BY timestamp_ns DESC LIMIT 1",
+        (owner, agreement_id, _names(owned)),
+    )
+    return row[0] if row else None
+
+
+def owned_note(c: Connection, owner: str, activity_id: str, owned: frozenset[Status]) -> str | None:
+    """Return the requestor's latest accepted note of an activity."""
+    row = first(
+        c,
+        "SELECT debit_note_id FROM payment_debit_note WHERE owner = ? AND role = 'R' AND activity_id = ?"
+        " AND status IN (SELECT value FROM json_each(?)) ORDER BY number DESC LIMIT 1",
+        (owner, activity_id, _names(owned)),
+    )
+    return row[0] if row else None
 
 
 def _names(statuses: frozenset[Status]) -> str:

@@ -71,6 +71,17 @@ def listing(
     return [_event(kind, row) for row in rows]
 
 
+def last_rejection(c: Connection, owner: str, role: Role, document_id: str) -> Rejection | None:
+    """Return why a document was rejected last."""
+    row = first(
+        c,
+        "SELECT detail FROM payment_event WHERE owner = ? AND role = ? AND document_id = ?"
+        " AND event = 'REJECTED' ORDER BY serial DESC LIMIT 1",
+        (owner, role, document_id),
+    )
+    return msgspec.json.decode(row[0], type=Rejection) if row else None
+
+
 def last_trouble(c: Connection, owner: str, role: Role, document_id: str) -> str | None:
     """Return the last of a document's PAYMENT_EVENT and PAYMENT_OK."""
     row = first(

@@ -107,7 +107,7 @@ def listing(
     return [_payment(c, row) for row in rows]
 
 
-def unsettled_for(c: Connection, owner: str, peer: str, limit: int) -> list[Payment]:
+def made_to(c: Connection, owner: str, peer: str, limit: int) -> list[Payment]:
     """List the newest payments that we made to a peer."""
     rows = c.execute(
         f"SELECT {_COLUMNS} FROM payment_payment p WHERE p.owner = ? AND p.role = 'R' AND p.peer = ?"
