@@ -194,6 +194,7 @@ def test_a_crash_is_a_failure_and_no_deviation(monkeypatch: pytest.MonkeyPatch) 
             "properties_json": '{"b":1e16,"a":"1e+16"}',
             "expected": ["b=1e+16", 'a="1e+16"'],
         },
+        {"kind": "flatten", "properties_json": '{"a=1":true,"e":1e-9}', "expected": ["e=1e-9", "a=1=true"]},
         {"kind": "prop_ref", "input": "a", "expected": {"name": "a"}},
         {
             "kind": "match",

@@ -233,7 +233,7 @@ def _has_many_filters(text: str) -> bool:
     for character in text:
         depth += (character == "(") - (character == ")")
         deepest = max(deepest, depth)
-    return deepest > MAX_DEPTH or text.count("(") > MAX_TERMS
+    return deepest > MAX_DEPTH or text.count("(") + text.count(",") > MAX_TERMS
 
 
 def _size_beyond_limits(document: Any) -> bool:

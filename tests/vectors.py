@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -361,9 +362,7 @@ def _reprint(text: str) -> str:
 
 def _plain_exponent(line: str) -> str:
     """Return a flat line whose number, if it is one, has the exponent as we write it (`1e16`, not `1e+16`)."""
-    name, separator, value = line.partition("=")
-    is_number = separator and "e" in value and value[:1] in "-0123456789"
-    return f"{name}={json_text.encode(json_text.decode(value))}" if is_number else line
+    return re.sub(r"(?<==)(-?[0-9.]+e)\+([0-9]+)$", r"\1\2", line)
 
 
 def _tree(ast: Any) -> Expression:

@@ -16,7 +16,7 @@ MAX_PROPERTIES = 4096
 """Flat properties in one set."""
 
 MAX_TERMS = 1024
-"""Comparisons, presences and constants in one constraint."""
+"""Comparisons, presences, constants, and items of list operands beyond the first, in one constraint."""
 
 
 def exceeds_text_limit(text: str) -> bool:

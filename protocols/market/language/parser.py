@@ -203,7 +203,10 @@ class _Reader:
         if close < 0:
             raise self._no_filter(len(self.text), ") after the value")
         symbol = cast("Operator", operator.group())
-        return _Leaf(reference, symbol, self.text[operator.end() : close], start), self._close(close)
+        operand = self.text[operator.end() : close]
+        if operand.startswith("["):
+            self._count_term(start, operand.count(","))
+        return _Leaf(reference, symbol, operand, start), self._close(close)
 
     def _close(self, at: int) -> int:
         at = self._skip(at)
@@ -220,10 +223,10 @@ class _Reader:
             raise self._ended("( or )")
         return at
 
-    def _count_term(self, at: int) -> None:
-        self._terms += 1
+    def _count_term(self, at: int, count: int = 1) -> None:
+        self._terms += count
         if self._terms > MAX_TERMS:
-            raise ConstraintError(f"more than {MAX_TERMS} terms", at)
+            raise ConstraintError(f"more than {MAX_TERMS} terms and list items", at)
 
     def _no_filter(self, at: int, expected: str) -> _NoFilter:
         if at >= self._furthest:

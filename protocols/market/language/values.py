@@ -85,9 +85,12 @@ def read_decimal(text: str) -> Decimal | None:
         return None
 
 
-@lru_cache(maxsize=4096)
 def read_version(text: str) -> Version | None:
     """Read a semantic version `x.y.z[-pre-release][+build]` (SemVer 2.0.0 §2, §9, §10)."""
+    return _remembered_version(text) if len(text) <= _REMEMBERED_LENGTH else _version(text)
+
+
+def _version(text: str) -> Version | None:
     found = _VERSION.fullmatch(text)
     if not found:
         return None
@@ -99,9 +102,12 @@ def read_version(text: str) -> Version | None:
     return None if order is None else Version((*numbers, order), text)
 
 
-@lru_cache(maxsize=4096)
 def read_instant(text: str) -> Instant | None:
     """Read a date and time with its offset (RFC 3339; a blank may stand for the `T`, a U+2212 for the minus)."""
+    return _remembered_instant(text) if len(text) <= _REMEMBERED_LENGTH else _instant(text)
+
+
+def _instant(text: str) -> Instant | None:
     found = _INSTANT.fullmatch(text)
     if not found:
         return None
@@ -121,6 +127,13 @@ def read_instant(text: str) -> Instant | None:
         offset = (int(offset_hours) * 60 + int(offset_minutes)) * (60 if sign == "+" else -60)
     days = _days_since_epoch(year, month, day)
     return Instant(days * 86_400 + hour * 3600 + minute * 60 + second - offset, nanoseconds)
+
+
+_REMEMBERED_LENGTH = 64
+"""Longer texts are read anew each time, so that strangers cannot fill memory with them."""
+
+_remembered_version = lru_cache(maxsize=4096)(_version)
+_remembered_instant = lru_cache(maxsize=4096)(_instant)
 
 
 def read_list(text: str) -> tuple[str, ...] | None:

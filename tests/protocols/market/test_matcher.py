@@ -129,11 +129,11 @@ class Market(RuleBasedStateMachine):
             ]
 
 
-Market.TestCase.settings = settings(max_examples=60, stateful_step_count=12, deadline=None)
+Market.TestCase.settings = settings(max_examples=40, stateful_step_count=12, deadline=None)
 TestMarket = Market.TestCase
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(property_sets, constraint_texts), min_size=20, max_size=60),
     st.lists(st.tuples(property_sets, constraint_texts), min_size=1, max_size=5),
@@ -186,6 +186,60 @@ def test_thresholds_agree_with_every_pair(thresholds: list[str], value: Any) -> 
         matcher.remove_offer(offer.id)
         matcher.add_offer(offer)
     assert sorted(matcher.match_demand(demand)) == sorted(expected)
+
+
+@pytest.mark.parametrize("operand", ["1", "5", "14", "15", "20", "nan", "inf", "-1"])
+@pytest.mark.parametrize("symbol", ["<", "<=", ">", ">="])
+@pytest.mark.parametrize(
+    "others", [[], ["7"], [None, True, [7], "x"] * 2], ids=["numbers", "a string", "many"]
+)
+def test_ranges_agree_with_every_pair(symbol: str, operand: str, others: list[Any]) -> None:
+    values = [*range(15), *others]
+    offers = [subscription(f"o{n}", {"n": value}) for n, value in enumerate(values)]
+    demand = subscription("d", constraint=f"(n{symbol}{operand})", node=NODES[1])
+    matcher = Matcher()
+    for offer in offers:
+        matcher.add_offer(offer)
+    assert matcher.match_demand(demand) == [one.id for one in offers if do_match(demand, one)]
+
+
+def test_what_is_removed_is_gone_from_every_column() -> None:
+    values: list[Any] = [
+        "x",
+        "y",
+        1,
+        2.5,
+        True,
+        False,
+        ["x", "y"],
+        ["y", "y"],
+        ["x", 1],
+        [],
+        None,
+        ["x", "y", "x"],
+    ]
+    offers = [subscription(f"o{n}", {"a": value, "b": 1}) for n, value in enumerate(values * 2)]
+    texts = [
+        "(a=x)",
+        "(a=y)",
+        "(a=1)",
+        "(a>=1)",
+        "(a<z)",
+        "(a=true)",
+        "(a=false)",
+        "(a=*)",
+        "(!(a=x))",
+        "(a=[x,y])",
+    ]
+    demands = [subscription(f"d{n}", constraint=text, node=NODES[1]) for n, text in enumerate(texts)]
+    matcher = Matcher()
+    for offer in offers:
+        matcher.add_offer(offer)
+    for removed in range(len(offers)):
+        for demand in demands:
+            expected = [one.id for one in offers[removed:] if do_match(demand, one)]
+            assert matcher.match_demand(demand) == expected
+        assert matcher.remove_offer(f"o{removed}")
 
 
 def test_the_vector_file_agrees_too() -> None:

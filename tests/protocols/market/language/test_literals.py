@@ -71,6 +71,12 @@ def test_form_and_content_are_read_apart() -> None:
     assert read_form('[v"x",true]') == Form("list", (Form("version", "x"), Form("boolean", True)))
 
 
+def test_only_blanks_of_the_grammar_are_lost() -> None:
+    assert literal_of_json("  \u00a0x ") == "\u00a0x "
+    assert literal_of_json("\u2003x") == "\u2003x"
+    assert literal_of_json("\nx") == "\\nx"
+
+
 @given(strategies.documents)
 def test_json_gives_what_its_text_gives(document: Any) -> None:
     assert literal_of_json(document) == read_literal(json_text.encode(document))

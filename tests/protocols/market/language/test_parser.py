@@ -123,6 +123,13 @@ def test_term_limit(term: str) -> None:
         parse("(&" + term * (MAX_TERMS + 1) + ")")
 
 
+def test_items_of_a_list_operand_count_as_terms() -> None:
+    parse(f"(a=[{'x,' * (MAX_TERMS - 1)}x])")
+    with pytest.raises(ConstraintError, match="1024 terms"):
+        parse(f"(a=[{'x,' * MAX_TERMS}x])")
+    parse(f"(a={'x,' * MAX_TERMS}x)")
+
+
 def test_size_limit_counts_bytes() -> None:
     parse(f"(a={'ż' * 32_000})")
     with pytest.raises(ConstraintError, match="65536 bytes"):

@@ -160,6 +160,12 @@ def test_instants_agree_with_datetime(moment: datetime) -> None:
     assert read_instant(moment.isoformat()) == expected
 
 
+def test_long_texts_are_read_too() -> None:
+    version, instant = read_version("1.0.0-" + "x" * 1000), read_instant(f"2020-01-01T00:00:00.{'5' * 1000}Z")
+    assert version is not None
+    assert instant == Instant(1577836800, 555_555_555)
+
+
 @pytest.mark.parametrize(
     ("text", "items"),
     [
