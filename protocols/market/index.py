@@ -267,9 +267,10 @@ class PropertyIndex:
 class _Group:
     """The rows whose constraints are the same but for their thresholds."""
 
-    __slots__ = ("gate", "rows", "test")
+    __slots__ = ("gate", "label", "rows", "test")
 
-    def __init__(self, test: Test, gate: tuple[str, str] | None) -> None:
+    def __init__(self, label: _Label, test: Test, gate: tuple[str, str] | None) -> None:
+        self.label: Final = label
         self.test: Final = test
         self.gate: Final = gate
         """The (name, operand) of an equality that the group's constraint asks for, if it does."""
@@ -286,11 +287,11 @@ class ConstraintIndex:
 
     def __init__(self) -> None:
         self._constraints: dict[Row, Constraint] = {}
-        self._group_of: dict[Row, _Label] = {}
+        self._group_of: dict[Row, _Group] = {}
         self._groups: dict[_Label, _Group] = {}
-        self._gated: dict[str, dict[str, set[_Label]]] = {}
+        self._gated: dict[str, dict[str, set[_Group]]] = {}
         """By name and operand of a gate, the groups behind it."""
-        self._ungated: set[_Label] = set()
+        self._ungated: set[_Group] = set()
         self._thresholds: dict[tuple[str, Operator], SortedRows] = {}
 
     def add(self, row: Row, constraint: Constraint) -> None:
@@ -303,14 +304,15 @@ class ConstraintIndex:
         label = tuple(part.expression for part in rest)
         group = self._groups.get(label)
         if group is None:
-            group = self._groups[label] = _Group(conjunction(rest) if rest else _always, self._gate_for(rest))
+            test = conjunction(rest) if rest else _always
+            group = self._groups[label] = _Group(label, test, self._gate_for(rest))
             if group.gate is None:
-                self._ungated.add(label)
+                self._ungated.add(group)
             else:
                 name, operand = group.gate
-                self._gated.setdefault(name, {}).setdefault(operand, set()).add(label)
+                self._gated.setdefault(name, {}).setdefault(operand, set()).add(group)
         group.rows.add(row)
-        self._group_of[row] = label
+        self._group_of[row] = group
         self._constraints[row] = constraint
 
     def remove(self, row: Row) -> None:
@@ -320,17 +322,16 @@ class ConstraintIndex:
             self._thresholds[key].remove(number, row)
             if not self._thresholds[key]:
                 del self._thresholds[key]
-        label = self._group_of.pop(row)
-        group = self._groups[label]
+        group = self._group_of.pop(row)
         group.rows.remove(row)
         if group.rows:
             return
-        del self._groups[label]
+        del self._groups[group.label]
         if group.gate is None:
-            self._ungated.remove(label)
+            self._ungated.remove(group)
             return
         name, operand = group.gate
-        _discard(self._gated[name], operand, label)
+        _discard(self._gated[name], operand, group)
         if not self._gated[name]:
             del self._gated[name]
 
@@ -340,8 +341,7 @@ class ConstraintIndex:
         if len(candidates) <= len(self._ungated) + len(self._gated):
             return {row for row in candidates if self._constraints[row].test(values)}
         satisfied: set[Row] = set()
-        for label in self._reachable(values):
-            group = self._groups[label]
+        for group in self._reachable(values):
             if group.test(values):
                 satisfied |= group.rows & candidates
         for (name, symbol), thresholds in self._thresholds.items():
@@ -357,16 +357,16 @@ class ConstraintIndex:
                 satisfied -= {row for row in asking if not self._constraints[row].test(values)}
         return satisfied
 
-    def _reachable(self, values: Values) -> set[_Label]:
+    def _reachable(self, values: Values) -> set[_Group]:
         """Return the groups that may hold: those without a gate, and those whose gate the values may open."""
-        labels = set(self._ungated)
+        groups = set(self._ungated)
         for name, by_operand in self._gated.items():
             value = values.get(name)
             if type(value) is str:
-                labels |= by_operand.get(value, _NOTHING)
+                groups |= by_operand.get(value, _NO_GROUPS)
             elif value is not None:
-                labels = labels.union(*by_operand.values())
-        return labels
+                groups = groups.union(*by_operand.values())
+        return groups
 
     def _gate_for(self, rest: list[Compiled]) -> tuple[str, str] | None:
         gates = [
@@ -376,11 +376,11 @@ class ConstraintIndex:
         ]
         # The gate with the fewest groups behind it tells this one best from the others.
         return min(
-            gates, key=lambda gate: len(self._gated.get(gate[0], {}).get(gate[1], _NOTHING)), default=None
+            gates, key=lambda gate: len(self._gated.get(gate[0], {}).get(gate[1], _NO_GROUPS)), default=None
         )
 
 
-_NOTHING: Final[frozenset[_Label]] = frozenset()
+_NO_GROUPS: Final[frozenset[_Group]] = frozenset()
 
 _FAILING: Final[dict[Operator, Operator]] = {">": ">=", ">=": ">", "<": "<=", "<=": "<"}
 """By a threshold's operator, how the thresholds that a value does not meet compare with the value."""
