@@ -20,6 +20,7 @@ from trio.testing import wait_all_tasks_blocked
 from p2p.clock import SystemClock
 from p2p.discovery import DiscoverySettings, FilePeerStore
 from p2p.entropy import SystemEntropy
+from p2p.host.addresses import parse_address
 from p2p.host.muxer import MAX_FRAME_BYTES
 from p2p.host.overlay import LibP2POverlay, ListenFailed
 from p2p.identity import PrivateKey
@@ -455,9 +456,41 @@ async def test_closing_with_many_sessions_is_bounded() -> None:
 
 async def test_a_cancelled_overlay_closes() -> None:
     async with make().running() as b:
+        place = ("", 0)
         with trio.CancelScope() as scope:
             async with make().running() as a:
+                place = place_of(a)
                 await connect(a, b)
+                connection = session_of(a, b).connection.muxed_conn
                 scope.cancel()
                 await trio.sleep(60)
+        assert connection.event_closed.is_set()
         await eventually(lambda: not b.peers())
+        with pytest.raises(OSError, match="failed"):
+            await trio.open_tcp_stream(*place)
+
+
+async def test_libp2p_dials_nobody_by_itself() -> None:
+    a = make()
+    async with make().running() as b:
+        peer = info_from_p2p_addr(Multiaddr(b.listen_addresses()[0]))
+        a._host.get_peerstore().add_addrs(peer.peer_id, peer.addrs, 3600)
+        async with a.running():
+            await trio.sleep(0.5)
+            assert not a._host.get_network().get_connections()
+            assert not b._host.get_network().get_connections()
+
+
+async def test_protocols_wait_for_hello() -> None:
+    async with pair() as (a, b):
+        protocol = serve(b, "gated", echo)
+        session = await a._dial(parse_address(b.listen_addresses()[0]))
+        stream = await session.open_stream(protocol)
+        await stream.send_all(b"x")
+        with trio.move_on_after(0.3) as scope:
+            await stream.receive_some()
+        assert scope.cancelled_caught
+        assert not a.peers()
+        assert not b.peers()
+        await a._door.enter_dialled(session, b.node_id)
+        assert await stream.receive_some() == b"x"
