@@ -37,7 +37,7 @@ from p2p.bus.door import Door
 from p2p.bus.peer import PeerBus
 from p2p.bus.router import LocalBus
 from p2p.clock import SystemClock
-from p2p.discovery import PeerStore
+from p2p.discovery.peer_store import FilePeerStore
 from p2p.entropy import SystemEntropy
 from p2p.host.deferred import DeferredOverlay
 from p2p.identity import recover
@@ -47,7 +47,10 @@ from protocols.activity.handler import ActivityProtocol
 from protocols.files.bulk import BulkSocket
 from protocols.files.handler import FilesProtocol
 from protocols.market.handler import MarketProtocol
+from protocols.payment import settings as payment_settings
+from protocols.payment.drivers.erc20.driver import FACTORY as ERC20
 from protocols.payment.handler import PaymentProtocol
+from protocols.payment.networks import NETWORKS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -129,7 +132,7 @@ async def _start(node: Node, stack: contextlib.AsyncExitStack) -> None:
     door.store_owner_token()
     await stack.enter_async_context(door.running())
     broadcast = GossipBroadcast(
-        node.overlay, node.key, clock=node.clock, entropy=node.entropy, log=structlog.get_logger("broadcast")
+        node.overlay, node.key, node.clock, node.entropy, structlog.get_logger("broadcast")
     )
     await stack.enter_async_context(broadcast.running())
     context = NodeContext(
@@ -148,12 +151,12 @@ async def _start(node: Node, stack: contextlib.AsyncExitStack) -> None:
         config.bus_path.with_name("bulk.sock"), node.overlay, structlog.get_logger("bulk"), node.files.serve
     )
     await stack.enter_async_context(bulk.running())
-    runtimes = builtin_runtimes()
+    runtimes = builtin_runtimes(private_addresses=config.text("overlay.network") == "devnet")
     launcher = SupervisorLauncher(
         config.data_dir / "exe-unit", door, bulk, runtimes, node.entropy, structlog.get_logger("exe-unit")
     )
     node.activity = ActivityProtocol(launcher if config["provider.enabled"] else None)
-    node.payment = PaymentProtocol()
+    node.payment = PaymentProtocol(_payment_settings(config), drivers=(ERC20,))
     for protocol in (node.market, node.payment, node.activity, node.files):
         await stack.enter_async_context(protocol.running(_context_of(context, protocol, node)))
     await _start_plugins(node, context, stack)
@@ -164,10 +167,26 @@ async def _start(node: Node, stack: contextlib.AsyncExitStack) -> None:
         node.provider = await stack.enter_async_context(ProviderAgent.running(node, runtimes))
 
 
+def _payment_settings(config: Config) -> payment_settings.Settings:
+    environment = dict(os.environ)
+    if config["payment.rpc"]:
+        variable = NETWORKS[config.text("payment.network")].rpc_variable
+        environment[variable] = ",".join(config["payment.rpc"])
+    cycle: float = config["payment.cycle"]
+    try:
+        return payment_settings.from_environment(
+            payment_settings.Settings(cycle_s=cycle or None), environment
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _context_of(context: NodeContext, protocol: Protocol, node: Node) -> NodeContext:
     import dataclasses
 
     settings: Mapping[str, Any] = node.config.section(protocol.name)
+    if protocol is node.market:
+        settings = {"ttl": node.config["market.ttl"], **settings}
     return dataclasses.replace(context, settings=settings, log=structlog.get_logger(protocol.name))
 
 
@@ -231,7 +250,7 @@ async def _join_overlay(node: Node) -> None:
         config["overlay.bootstrap"],
         clock=node.clock,
         entropy=node.entropy,
-        peer_store=PeerStore(config.data_dir / "peers.json"),
+        peer_store=FilePeerStore(config.data_dir / "peers.json"),
         agent=f"golem-p2p/{importlib.metadata.version('golem-p2p')}",
         mdns=config["overlay.mdns"] and config.text("overlay.network") != "devnet",
     )

@@ -131,9 +131,9 @@ OPTIONS = (
     ),
     Option(
         "payment.cycle",
-        5.0,
-        _seconds,
-        "Longest wait before accepted debts are paid, in seconds.",
+        0.0,
+        float,
+        "Longest wait before accepted debts are paid, in seconds; 0 for the network's own.",
         ("PAYMENT_CYCLE_DEFAULT_INTERVAL",),
     ),
     Option(

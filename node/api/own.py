@@ -16,7 +16,8 @@ from node.api.web import ApiError, ApiRequest, Routes, answer, error, text
 from node.app_keys import AppKey, AppKeyError
 from protocols.ground.money import format_amount, linear_price
 from protocols.ground.times import format_time
-from protocols.market.messages import AgreementState, ListAgreements, Role
+from protocols.market.errors import MarketError
+from protocols.market.messages import AgreementState, Role
 from protocols.payment.drivers.errors import DriverError
 from protocols.payment.errors import PaymentError
 from protocols.payment.networks import UnknownPlatform, network_of, resolve_platform
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 
     from node.api.web import Handler
     from node.app import Node
+    from protocols.market.subscriptions import SubscriptionView
     from protocols.payment.networks import Platform
     from protocols.payment.records import Wallet
 
 PREFIX = "/golem-p2p/v1"
 OWNER = "owner"
+MAX_OFFERS = 1000
 """Name of the session that the owner's token opens."""
 
 
@@ -84,7 +87,6 @@ class _Own:
 
     async def status(self, request: ApiRequest) -> Response:
         node = self._node
-        market = await node.market.service.overview()
         return answer(
             {
                 "schema": "golem-p2p/status/1",
@@ -102,7 +104,7 @@ class _Own:
                     "listen": list(node.overlay.listen_addresses()),
                     "peers": len(node.overlay.peers()),
                 },
-                "market": market,
+                "market": await self._market(),
                 "activities": await node.activity.count_alive(),
                 "payment": await self._money(),
                 "plugins": node.plugins,
@@ -203,9 +205,29 @@ class _Own:
 
     # --- market -----------------------------------------------------------------------------------------
 
+    async def _market(self) -> dict[str, int]:
+        market, owner = self._node.market.service, self._node.key.node_id
+        active = await market.agreements(owner, states=(AgreementState.APPROVED,))
+        return {
+            "ownOffers": len(market.offers(owner)),
+            "offers": len(market.offers_of_all.catalogue),
+            "demands": len(market.demands(owner)),
+            "agreements": len(active),
+        }
+
     async def offers(self, request: ApiRequest) -> Response:
-        found = await self._node.market.service.known_offers(request.query_text("filter"))
-        return answer([_offer(offer) for offer in found])
+        market, owner = self._node.market.service, self._node.key.node_id
+        constraints = request.query_text("filter")
+        try:
+            scan = market.begin_scan(owner, "offer", constraints)
+        except MarketError as problem:
+            raise error(400, str(problem)) from problem
+        try:
+            page = await market.scan(owner, scan, timeout=0.0, limit=MAX_OFFERS)
+        finally:
+            market.end_scan(owner, scan)
+        own = () if constraints else market.offers(owner)
+        return answer([_offer(offer) for offer in (*own, *page.offers)])
 
     async def agreements(self, request: ApiRequest) -> Response:
         state = request.query_text("state")
@@ -214,7 +236,7 @@ class _Own:
         except ValueError as problem:
             known = ", ".join(s.value for s in AgreementState)
             raise error(400, f"there is no state {state!r}; states are {known}") from problem
-        found = await self._node.market.service.views(ListAgreements(states=states))
+        found = await self._node.market.service.agreements(request.identity, states=states)
         listed = []
         for view in found:
             rows = await self._node.payment.service.agreement_ledger(view.owner_id, view.agreement_id)
@@ -278,7 +300,7 @@ def _wallet(wallet: Wallet, platform: Platform) -> dict[str, Any]:
     }
 
 
-def _offer(offer: Any) -> dict[str, Any]:
+def _offer(offer: SubscriptionView) -> dict[str, Any]:
     properties: Mapping[str, Any] = msgspec.json.decode(offer.properties)
     return {
         "offerId": offer.id,

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -131,12 +130,10 @@ class SupervisorLauncher:
         bulk_token = self._entropy.token_bytes(32).hex()
         self._bulk.allow(bulk_token)
         access = _Access(self._door, token, self._bulk, bulk_token)
-        command = [
-            *runtime.supervisor,
-            *runtime.arguments(),
+        command = runtime.command(
             "service-bus", activity_id, REPORT_SERVICE,
             "-a", str(document), "-w", str(work), "-c", str(self._folder / "cache"),
-        ]  # fmt: skip
+        )  # fmt: skip
         environment = {
             **_passed_on(os.environ),
             "GSB_URL": f"unix:{self._door.path}",
@@ -163,9 +160,20 @@ class SupervisorLauncher:
         return SupervisorProcess(process, access)
 
     async def sweep(self) -> None:
-        from exeunit_sweep import sweep  # replaced below
-
-        await trio.to_thread.run_sync(sweep, self._folder)
+        # The journal is the supervisors' own; each kind is asked to clear up after its kind.
+        for supervisor in {runtime.supervisor_program for runtime in self._runtimes.values()}:
+            try:
+                done = await trio.run_process(
+                    [*supervisor, "sweep", str(self._folder)],
+                    capture_stdout=True,
+                    capture_stderr=True,
+                    check=False,
+                )
+            except OSError as error:
+                self._log.warning("leftovers were not swept", error=str(error))
+                continue
+            for line in done.stdout.decode(errors="replace").splitlines():
+                self._log.warning("left over from an earlier run", what=line)
 
 
 def remove_agreement_folder(folder: Path, agreement_id: str) -> None:
@@ -194,7 +202,17 @@ def _agreement_json(agreement: AgreementView, offer: dict[str, object]) -> bytes
     )
 
 
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PYTHONHASHSEED")
+_PASSED_ON = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "PYTHONHASHSEED",
+)
 
 
 def _passed_on(environ: os._Environ[str]) -> dict[str, str]:
@@ -207,6 +225,3 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         return
-
-
-PYTHON = sys.executable

@@ -30,8 +30,9 @@ from p2p.bus.frames import FrameReader, Hello, Welcome
 from p2p.bus.visitor import Grant, Visitor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
+    from p2p.bus.api import Caller
     from p2p.bus.router import LocalBus
     from p2p.entropy import Entropy
 
@@ -84,6 +85,7 @@ class Door:
         may_call: Sequence[str] = (),
         may_publish: Sequence[str] = (),
         may_subscribe: Sequence[str] = (),
+        serves: Callable[[Caller], bool] | None = None,
     ) -> str:
         """Return a new token for a child process, valid until revoked or the node stops.
 
@@ -94,11 +96,19 @@ class Door:
                 This node's own `/net/<id>/x` counts as `/public/x`.
             may_publish: topics, with segments parted by `/` as in an address.
             may_subscribe: topics.
+            serves: whom its endpoints answer; None for everyone that reaches them.
         """
         if not subject:
             raise ValueError("a child's token needs a subject: without one it would be the owner's")
         return self._add(
-            Grant(subject, tuple(may_register), tuple(may_call), tuple(may_publish), tuple(may_subscribe))
+            Grant(
+                subject,
+                tuple(may_register),
+                tuple(may_call),
+                tuple(may_publish),
+                tuple(may_subscribe),
+                serves,
+            )
         )
 
     def revoke(self, token: str) -> None:

@@ -7,6 +7,7 @@ served by calling back over its line. Used by `p2p.bus.door` alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -43,6 +44,8 @@ class Grant(msgspec.Struct, frozen=True):
     """Topics at or below which it may publish."""
     may_subscribe: tuple[str, ...] = ()
     """Topics at or below which it may listen."""
+    serves: Callable[[Caller], bool] | None = None
+    """Whom its endpoints answer; None for everyone that reaches them."""
 
     def check(self, verb: str, prefixes: tuple[str, ...], name: str) -> None:
         """Refuse what the token does not open. Raises RemoteError `forbidden`."""
@@ -128,7 +131,9 @@ class Visitor:
             self._grant.check("serve", self._grant.may_register, frame.prefix)
             if len(self._registrations) >= MAX_REGISTRATIONS:
                 raise Busy(f"a connection serves at most {MAX_REGISTRATIONS} prefixes")
-            self._registrations[frame.id] = self._bus.register(frame.prefix, _Forwarder(self._line))
+            self._registrations[frame.id] = self._bus.register(
+                frame.prefix, _Forwarder(self._line), allow=self._grant.serves
+            )
         except BusError as error:
             self._line.send_nowait(frames.failure(frame.id, error))
         else:
