@@ -22,7 +22,7 @@ import rlp
 from eth.chains.base import MiningChain
 from eth.db.atomic import AtomicDB
 from eth.db.backends.base import BaseDB
-from eth.exceptions import Revert, VMError
+from eth.exceptions import PyEVMError, Revert
 from eth.vm.forks.shanghai import ShanghaiVM
 from eth.vm.spoof import SpoofTransaction
 from eth_keys.exceptions import BadSignature
@@ -313,7 +313,7 @@ def _decode(raw: bytes) -> Any:
         raise BadRaw("empty transaction")
     try:
         return ShanghaiVM.get_transaction_builder().decode(raw)
-    except (RLPException, ValidationError, VMError, ValueError, TypeError, NotImplementedError) as error:
+    except (RLPException, ValidationError, PyEVMError, ValueError, TypeError, NotImplementedError) as error:
         raise BadRaw(f"rlp: {error}") from error
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 BATCH_LIMIT: Final = 1000
 LOG_LIMIT: Final = 10_000
 _CHOICE_LIMIT: Final = 256
+_DEPTH_LIMIT: Final = 64
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _HISTORY_LIMIT: Final = 1024
 _TIP_WEI: Final = 1_000_000
 """What `eth_maxPriorityFeePerGas` proposes; anything above nothing is mined at once."""
@@ -47,8 +49,12 @@ class Fault(Exception):
 def answer(chain: Chain, body: bytes) -> bytes:
     """Answer a request or a batch of them."""
     try:
+        if _depth(body) > _DEPTH_LIMIT:
+            raise Fault(-32700, f"parse error: nested more than {_DEPTH_LIMIT} deep")
         asked = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except Fault as fault:
+        return _json(_error(None, fault))
+    except msgspec.DecodeError:
         return _json(_error(None, Fault(-32700, "parse error: the body is no JSON")))
     if not isinstance(asked, list):
         return _json(_one(chain, asked))
@@ -57,6 +63,21 @@ def answer(chain: Chain, body: bytes) -> bytes:
             _error(None, Fault(-32600, f"a batch has 1 to {BATCH_LIMIT} requests, not {len(asked)}"))
         )
     return _json([_one(chain, one) for one in asked])
+
+
+def _depth(body: bytes) -> int:
+    """Count how deeply brackets nest, before anything recurses into them.
+
+    The EVM raises Python's recursion limit to 100,000 (py_ecc does at import), and a JSON decoder that
+    recurses on the C stack under that limit dies with the process. Brackets in strings are left out; where
+    the body is no JSON, the count is right up to the place at which a decoder stops.
+    """
+    outside_strings = body.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
+    deepest = depth = 0
+    for char in b"".join(outside_strings).translate(None, _NO_BRACKETS):
+        depth += 1 if char in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _one(chain: Chain, asked: object) -> dict[str, Any]:

@@ -111,10 +111,18 @@ class Storage:
             UnusableFile: it is something else, or was written by another version.
         """
         self._db = apsw.Connection(str(path))
+        try:
+            self._prepare(path)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self, path: Path) -> None:
         self._db.set_busy_timeout(0)
         try:
+            # Exclusive first: then the write-ahead log needs no shared memory, and a second process is refused.
             self._db.execute(
-                "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA locking_mode=EXCLUSIVE"
+                "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL"
             )
             tables = self._rows("SELECT count(*) FROM sqlite_schema")[0][0]
             if not tables:
