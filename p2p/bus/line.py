@@ -41,7 +41,8 @@ WINDOW_BYTES = 256 * 1024
 """Items of one streaming call that may be under way unread; the last may go beyond it."""
 SEND_LIMIT_BYTES = 16 * 1024 * 1024
 """Bytes waiting to be sent at which the other end is taken for stuck."""
-_RECEIVE_BYTES = 256 * 1024
+_RECEIVE_BYTES = 64 * 1024
+"""Read at a time: as many of the smallest frames take some 10 ms, for which nothing else runs."""
 
 _log = structlog.get_logger("p2p.bus")
 
@@ -160,9 +161,10 @@ class Line:
                 finally:
                     self._end()
                     self._nursery.cancel_scope.cancel()
+                    # Here, so that the other end need not wait for handlers that take their time to stop.
+                    await trio.aclose_forcefully(self._stream)
         finally:
             self._end()
-            await trio.aclose_forcefully(self._stream)
 
     def drop(self) -> None:
         """End the line at once."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
+from structlog.testing import capture_logs
 
 from p2p.bus.api import Caller, net_address
 from p2p.bus.client import connect
@@ -20,9 +22,18 @@ from p2p.testing.overlay import MemoryNetwork
 from tests.p2p.bus.conftest import NODE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import trio.testing
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Keep the provoked tracebacks from being drawn: that takes longer than all the checks."""
+    with capture_logs():
+        yield
+
 
 A, B = NodeId("0x" + "a" * 40), NodeId("0x" + "b" * 40)
 
