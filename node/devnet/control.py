@@ -86,7 +86,7 @@ def up(folder: Path, port: int | None = None) -> ChainInfo:
         (folder / RPC_FILE).unlink(missing_ok=True)
         pid = _spawn(folder, chosen)
         info = _await_service(folder, pid)
-        started = _start_time(pid)
+        started = start_time(pid)
         if started is None:
             raise DevnetError(f"the chain ended at once; see {folder / _LOG_FILE}")
         _write(folder, _Process(info=info, started=started))
@@ -96,7 +96,7 @@ def up(folder: Path, port: int | None = None) -> ChainInfo:
 def status(folder: Path) -> ChainInfo | None:
     """Find a folder's running chain; None when there is none."""
     process = _read(folder)
-    if process is None or _start_time(process.info.pid) != process.started:
+    if process is None or start_time(process.info.pid) != process.started:
         return None
     return process.info
 
@@ -111,7 +111,7 @@ def down(folder: Path) -> bool:
         return False
     with _locked(folder):
         process = _read(folder)
-        if process is None or _start_time(process.info.pid) != process.started:
+        if process is None or start_time(process.info.pid) != process.started:
             return False
         _stop(process)
         return True
@@ -164,7 +164,7 @@ def _await_service(folder: Path, pid: int) -> ChainInfo:
             info = msgspec.json.decode((folder / RPC_FILE).read_bytes(), type=ChainInfo)
             if info.pid == pid:
                 return info
-        if _start_time(pid) is None:
+        if start_time(pid) is None:
             raise DevnetError(f"the chain ended at once: {_tail(folder)} (log: {folder / _LOG_FILE})")
         time.sleep(_POLL_S)
     with suppress(ProcessLookupError):
@@ -179,14 +179,17 @@ def _stop(process: _Process) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
         while time.monotonic() < deadline:
-            if _start_time(pid) != process.started:
+            if start_time(pid) != process.started:
                 return
             time.sleep(_POLL_S)
     raise DevnetError(f"process {pid} of the chain does not end")
 
 
-def _start_time(pid: int) -> int | None:
-    """Read when a process started, in clock ticks since boot; None when it runs no more."""
+def start_time(pid: int) -> int | None:
+    """Read when a process started, in clock ticks since boot; None when it runs no more.
+
+    Pid and start time together name one process, which a pid alone does not. An ended child of ours is reaped.
+    """
     with suppress(ChildProcessError):
         # A child that ended stays in /proc until its parent asks for it; that may be us.
         os.waitpid(pid, os.WNOHANG)
