@@ -1,0 +1,171 @@
+"""A small world for payment's tests: nodes with identities, a bus between them, a chain in memory, agreements.
+
+Time is virtual. A node can be stopped, as by SIGKILL, and started again on the same database file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+import trio.testing
+
+from p2p.bus.peer import PeerBus
+from p2p.bus.router import LocalBus
+from p2p.entropy import SeededEntropy
+from p2p.identity import PrivateKey, recover
+from p2p.protocol import NodeContext
+from p2p.storage import InlineDatabase
+from p2p.testing.clock import VirtualClock
+from p2p.testing.overlay import MemoryNetwork
+from protocols.payment.handler import PaymentProtocol
+from protocols.payment.networks import NETWORKS, Network, Platform, parse_platform
+from protocols.payment.records import Agreement
+from protocols.payment.settings import Settings
+from protocols.payment.testing import ModelChain, ModelDriver
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
+
+    from protocols.payment.api import PaymentService
+    from protocols.payment.drivers.base import PaymentDriver
+
+GLM = 10**18
+DEVNET = parse_platform("erc20-devnet-tglm")
+RICH = 1000 * GLM
+
+
+class World:
+    """What the nodes of a test share."""
+
+    def __init__(self, *, network: Network = NETWORKS["devnet"], seed: int = 1) -> None:
+        self.clock = VirtualClock()
+        self.entropy = SeededEntropy(seed, "world")
+        self.chain = ModelChain(lambda: self.clock.utc_ns() // 10**9, network=network)
+        self.overlays = MemoryNetwork(self.clock, SeededEntropy(seed, "network"))
+        self.agreements: dict[str, Agreement] = {}
+        self.activities: dict[str, str] = {}
+        self.platform = parse_platform(network.platform)
+
+    def agree(
+        self,
+        requestor: Node,
+        provider: Node,
+        agreement_id: str = "a1",
+        *,
+        activities: tuple[str, ...] = ("act1",),
+        **changes: Any,
+    ) -> Agreement:
+        """Make an agreement that both sides know of, with some activities."""
+        facts: dict[str, Any] = {
+            "agreement_id": agreement_id,
+            "requestor_id": requestor.id,
+            "provider_id": provider.id,
+            "platform": str(self.platform),
+            "payer_addr": requestor.id,
+            "payee_addr": provider.id,
+        }
+        agreement = Agreement(**facts | changes)
+        self.agreements[agreement_id] = agreement
+        for activity_id in activities:
+            self.activities[activity_id] = agreement_id
+        return agreement
+
+    def on_chain(self, node: Node) -> int:
+        """Return the wei of tokens that a node's address holds."""
+        return self.chain.account(node.id).token_wei
+
+
+class Facts:
+    """The world's agreements, as one node sees them."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def agreement(self, owner: str, role: str, agreement_id: str) -> Agreement | None:
+        await trio.lowlevel.checkpoint()
+        found = self._world.agreements.get(agreement_id)
+        side = found and (found.requestor_id if role == "R" else found.provider_id)
+        return found if side == owner else None
+
+    async def agreement_of_activity(self, activity_id: str) -> str | None:
+        await trio.lowlevel.checkpoint()
+        return self._world.activities.get(activity_id)
+
+
+class Factory:
+    """Gives out drivers on the world's chain."""
+
+    name = "erc20"
+
+    def __init__(self, world: World, wrap: Callable[[PaymentDriver], PaymentDriver] | None = None) -> None:
+        self._world = world
+        self._wrap = wrap or (lambda driver: driver)
+
+    def platforms(self) -> tuple[Platform, ...]:
+        return (self._world.platform,)
+
+    @contextlib.asynccontextmanager
+    async def open(self, platform: Platform, settings: Mapping[str, str]) -> AsyncIterator[PaymentDriver]:
+        yield self._wrap(ModelDriver(self._world.chain))
+
+
+class Node:
+    """One node: an identity, and a database that outlives it."""
+
+    def __init__(self, world: World, name: str, path: Path | None = None, *, rich: bool = False) -> None:
+        self.world = world
+        self.name = name
+        self.key = PrivateKey.generate(world.entropy)
+        self.id = self.key.node_id
+        self.path = path / f"{name}.db" if path else None
+        self.memory = None if path else InlineDatabase()
+        self.wrap: Callable[[PaymentDriver], PaymentDriver] | None = None
+        self.settings = Settings(check_funds=True, poll_s=0.25)
+        self.starts = 0
+        self.bus: LocalBus
+        if rich:
+            world.chain.give(self.id, coin_wei=RICH, token_wei=RICH)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[PaymentService]:
+        """Run the node; leaving the block kills it."""
+        self.starts += 1
+        database = self.memory or InlineDatabase(str(self.path))
+        overlay = self.world.overlays.overlay(self.key)
+        self.bus = LocalBus(self.id)
+        peers = PeerBus(overlay, self.bus)
+        self.bus.attach_peers(peers)
+        ctx = NodeContext(
+            overlay=overlay,
+            bus=self.bus,
+            broadcast=None,  # type: ignore[arg-type]
+            database=database,
+            clock=self.world.clock,
+            entropy=SeededEntropy(self.starts, self.name),
+            signer=self.key,
+            verifier=recover,
+            settings={},
+            log=structlog.get_logger("payment"),
+        )
+        protocol = PaymentProtocol(
+            self.settings, drivers=[Factory(self.world, self.wrap)], facts=Facts(self.world)
+        )
+        try:
+            async with overlay.running():
+                peers.start()
+                async with protocol.running(ctx):
+                    yield protocol.service
+        finally:
+            if self.memory is None:
+                database.close()
+
+
+async def until(predicate: Callable[[], Any], *, within: float = 600.0) -> None:
+    """Wait on virtual time until an asynchronous predicate holds; the autojump clock makes it cheap."""
+    with trio.fail_after(within):
+        while not await predicate():
+            await trio.sleep(0.1)
