@@ -52,6 +52,8 @@ REQUEST_TIMEOUT: Final = 30.0
 """Seconds for a request to arrive once its stream is open."""
 ANSWER_TIMEOUT: Final = 60.0
 """Seconds for an answer to be taken. Items of a streaming call may take as long as the caller likes."""
+CLOSE_TIMEOUT: Final = 10.0
+"""Seconds for a stream to close once its call has ended."""
 MAX_CALL_SECONDS: Final = 3600.0
 """Longest that a peer's call is worked on, whatever it asks for. Streaming calls have no such end."""
 
@@ -309,16 +311,16 @@ async def _receive_request(stream: Stream, held: _Held) -> Frame:
 
 
 async def _finish(stream: Stream, ended: bool) -> None:
-    """Close a stream whose call has ended; break off one whose call has not."""
-    if not ended:
-        stream.reset()
-        return
+    """Close a stream whose call has ended; break off one whose call has not, or that does not close."""
+    closed = False
     try:
-        await stream.aclose()
-    except BaseException as error:
-        stream.reset()
-        if not isinstance(error, OverlayError):
-            raise
+        if ended:
+            with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(OverlayError):
+                await stream.aclose()
+                closed = True
+    finally:
+        if not closed:
+            stream.reset()
 
 
 async def _watch(stream: Stream, scope: trio.CancelScope) -> None:

@@ -117,12 +117,6 @@ def blocking_rate(path: str) -> float:
         return best
 
 
-async def _echo_once(stream: trio.SocketStream, lock: trio.Lock) -> None:
-    async with lock:
-        await stream.send_all(BODY)
-        await stream.receive_some()
-
-
 async def _trio_rates(path: str) -> tuple[float, float]:
     streams = [await trio.open_unix_socket(path) for _ in range(CONCURRENT)]
     free = list(streams)

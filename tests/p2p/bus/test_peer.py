@@ -408,3 +408,20 @@ async def test_a_slow_reader_of_items_stalls_nothing_else(autojump_clock: MockCl
     await wait_all_tasks_blocked()
     raw.stream.reset()
     await net.probe.stopped.wait()
+
+
+async def test_a_stream_that_does_not_close_is_broken_off(autojump_clock: MockClock) -> None:
+    class Sticky:
+        peer = C
+        was_reset = False
+
+        async def aclose(self) -> None:
+            await trio.sleep_forever()
+
+        def reset(self) -> None:
+            self.was_reset = True
+
+    sticky = Sticky()
+    await peer._finish(sticky, ended=True)  # type: ignore[arg-type]
+    assert sticky.was_reset
+    assert trio.current_time() == pytest.approx(peer.CLOSE_TIMEOUT)
