@@ -8,6 +8,7 @@ Errors: ConfigError, one line that names the option, its source and what was exp
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ import msgspec
 import platformdirs
 
 FILE_NAME = "config.toml"
+DEVNET_FILE = "devnet.json"
+"""Written by `golem-p2p devnet up`: how to join the network on this machine."""
 
 
 class ConfigError(Exception):
@@ -221,6 +224,13 @@ class Config:
     def __getitem__(self, name: str) -> Any:
         return self.values[name].value
 
+    def with_flags(self, flags: Mapping[str, str]) -> Config:
+        """Return the same configuration with some values given as by flags."""
+        values = dict(self.values)
+        for name, text in flags.items():
+            values[name] = Value(_parse(_BY_NAME[name], text, "flag"), "flag")
+        return Config(self.data_dir, values, self._sections)
+
     def text(self, name: str) -> str:
         """Return a value as text."""
         return str(self.values[name].value)
@@ -266,6 +276,7 @@ def load(
     file = folder / FILE_NAME
     document = _read(file)
     values = {option.name: _value(option, flags or {}, environ, document, file) for option in OPTIONS}
+    _join_local(values, devnet_dir(folder, environ) / DEVNET_FILE)
     for name in flags or {}:
         if name not in _BY_NAME:
             raise ConfigError(f"there is no option {name!r}; `golem-p2p config` lists them")
@@ -276,6 +287,27 @@ def load(
             if key not in _BY_NAME:
                 raise ConfigError(f"{file}: there is no option {key!r}; `golem-p2p config` lists them")
     return Config(folder.absolute(), values, protocols)
+
+
+def devnet_dir(data_dir: Path, environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of the network on this machine: GOLEM_P2P_DEVNET, else `devnet` in the data folder."""
+    environ = os.environ if environ is None else environ
+    named = environ.get("GOLEM_P2P_DEVNET")
+    return Path(named) if named else data_dir / "devnet"
+
+
+def _join_local(values: dict[str, Value], file: Path) -> None:
+    """Where the overlay is devnet and nothing else was said, join the network that runs on this machine."""
+    if values["overlay.network"].value != "devnet" or values["overlay.bootstrap"].source != "default":
+        return
+    try:
+        state = json.loads(file.read_bytes())
+        bootstrap, rpc = tuple(map(str, state["bootstrap"])), str(state["rpc"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    values["overlay.bootstrap"] = Value(bootstrap, str(file))
+    if values["payment.network"].value == "devnet" and values["payment.rpc"].source == "default":
+        values["payment.rpc"] = Value((rpc,), str(file))
 
 
 def _value(

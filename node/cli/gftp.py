@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from node.cli.node import leaves
 from node.config import ConfigError, load
 from p2p import codec
 from p2p.bus import BusError, ask
@@ -168,17 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except* KeyboardInterrupt:
         code = 130
     except* (BusError, ConfigError, OSError) as group:
-        for error in _leaves(group):
+        for error in leaves(group):
             sys.stderr.write(f"gftp: {error}\n")
     return code
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    return [
-        leaf
-        for error in group.exceptions
-        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    ]
 
 
 def _verb(verbs: Any, name: str, help_text: str, *arguments: tuple[str, str | None]) -> None:

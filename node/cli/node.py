@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -22,9 +22,10 @@ from node.cli.common import (
     run_app,
     say,
 )
+from node.config import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from node.config import Config
 
@@ -94,9 +95,7 @@ def run_node(config: Config) -> int:
     """Run a node until it is told to stop; returns the exit code."""
     import trio
 
-    from node.app import AlreadyRunning, Node, running_node
-    from p2p.identity.keystore import KeystoreError
-    from p2p.storage import StorageError
+    from node.app import Node, running_node
 
     configure_logging(config.text("log.level"))
 
@@ -115,15 +114,48 @@ def run_node(config: Config) -> int:
         async for _ in signals:  # type: ignore[attr-defined]
             node.stop_requested.set()
 
+    _, code = run_trio(run)
+    return code
+
+
+T = TypeVar("T")
+
+
+def run_trio(main: Callable[[], Awaitable[T]]) -> tuple[T | None, int]:
+    """Run a node's main function; expected failures become one line on stderr and exit code 1."""
+    import trio
+
+    from node.app import AlreadyRunning
+    from node.devnet.control import DevnetError
+    from p2p.bus import BusError
+    from p2p.identity.keystore import KeystoreError
+    from p2p.overlay import OverlayError
+    from p2p.storage import StorageError
+
+    result: T | None = None
+    code = FAILURE
     try:
-        trio.run(run)
-    except* (AlreadyRunning, KeystoreError, StorageError, OSError) as group:
-        for error in group.exceptions:
+        result = trio.run(main)
+        code = 0
+    except* (
+        AlreadyRunning, KeystoreError, StorageError, OverlayError, BusError, DevnetError, ConfigError, OSError
+    ) as group:  # fmt: skip
+        for error in leaves(group):
             complain(f"golem-p2p: {error}")
-        sys.stderr.flush()
-    else:
-        return 0
-    return FAILURE
+    except* CliError as group:
+        for error in leaves(group):
+            complain(f"golem-p2p: {error}")
+            code = error.code if isinstance(error, CliError) else code
+    return result, code
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """Return the errors of a group that are not groups themselves."""
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]
 
 
 def configure_logging(level: str) -> None:

@@ -90,7 +90,7 @@ class LocalNetwork:
         state = self.state()
         running = {node.name: node for node in (state.nodes if state else ()) if _alive(node)}
         tell("starting the chain ...")
-        chain = control.up(self.folder / "chain", 0 if state is None else None)
+        chain = control.up(self.folder / "chain")
         state = LocalState(chain.rpc_url, (), tuple(running.values()))
         self._save(state)
         names = [f"provider-{i + 1}" for i in range(providers)]
@@ -98,8 +98,7 @@ class LocalNetwork:
         if missing and not any(node.address for node in running.values()):
             # The first one is whom the others ask for more.
             state = self._started(state, [missing.pop(0)], tell)
-        state = self._started(state, missing, tell)
-        return state
+        return self._started(state, missing, tell)
 
     def start_requestor(self, tell: Callable[[str], None]) -> NodeProcess:
         """Start the node `requestor` and return it."""
@@ -179,7 +178,7 @@ class LocalNetwork:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(_DEVNET_ONLY)}
         (data_dir / "rest.json").unlink(missing_ok=True)
         with (data_dir / "node.log").open("ab") as log:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - this interpreter and our own module
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
