@@ -52,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.data.mkdir(parents=True, exist_ok=True)
         trio.run(_run, args.data, args.host, args.port, args.block_time)
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"the embedded chain is not installed ({error}): pip install 'golem-p2p[devnet]'\n")
+        return 1
     except UnusableFile as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -72,7 +75,7 @@ async def _run(data: Path, host: str, port: int, block_time_s: float) -> None:
             chain = Chain(storage, lambda: int(time.time()), automine=block_time_s <= 0)
             (listener,) = await trio.open_tcp_listeners(port, host=host)
             handler = partial(_guarded, chain, Faucet(chain))
-            async with trio.open_nursery() as nursery:
+            async with listener, trio.open_nursery() as nursery:
                 nursery.start_soon(serve, listener, handler)
                 if block_time_s > 0:
                     nursery.start_soon(_mine_regularly, chain, block_time_s)
