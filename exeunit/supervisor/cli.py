@@ -29,6 +29,7 @@ import trio
 
 from exeunit.supervisor import journal
 from exeunit.supervisor.agreement import Agreement, BadAgreement, Limits, read_agreement
+from exeunit.supervisor.child import CannotStart
 from exeunit.supervisor.core import Refused
 from exeunit.supervisor.exeunit import ExeUnit, Reporter
 from exeunit.supervisor.runtime import RuntimeCommand, child_environment, offer_template
@@ -115,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
                 return _print_template(arguments)
             case _:
                 return _self_test(arguments)
-    except (BadAgreement, BusError, ScriptError, OSError, subprocess.TimeoutExpired) as error:
+    except (BadAgreement, BusError, CannotStart, ScriptError, OSError, subprocess.TimeoutExpired) as error:
         sys.stderr.write(f"exe-unit: {error}\n")
         return 1
 
@@ -278,11 +279,14 @@ def _self_test(arguments: argparse.Namespace) -> int:
 def _call(arguments: argparse.Namespace, name: str, timeout: int) -> subprocess.CompletedProcess[bytes]:
     here = Path.cwd()
     runtime = RuntimeCommand(arguments.binary, tuple(arguments.runtime_arg), here, here, Limits())
-    return subprocess.run(  # noqa: S603 - the runtime is the provider's own choice
-        runtime.subcommand(name),
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        timeout=timeout,
-        check=False,
-        env=child_environment("none"),
-    )
+    try:
+        return subprocess.run(  # noqa: S603 - the runtime is the provider's own choice
+            runtime.subcommand(name),
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout,
+            check=False,
+            env=child_environment("none"),
+        )
+    except OSError as error:
+        raise CannotStart(f"cannot start the runtime {arguments.binary}: {error.strerror}") from error

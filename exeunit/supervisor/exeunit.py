@@ -69,7 +69,7 @@ STORAGE_INTERVAL_S: Final = 30.0
 """A walk over the volumes costs the provider. It is also made after commands, at the most once a second."""
 _MIN_STORAGE_INTERVAL_S: Final = 1.0
 REPORT_TIMEOUT_S: Final = 5.0
-_LAST_REPORT_S: Final = 3.0
+_LAST_REPORT_S: Final = 2.0
 _MAX_POLL_S: Final = 600.0
 _MAX_MESSAGE: Final = 500
 _LIMIT_SLACK_GIB: Final = 0.25
@@ -257,14 +257,17 @@ class ExeUnit:
         (self._runtime.workdir / "package").unlink(missing_ok=True)
         self._core.terminated(self._clock.utc_ns())
         self._notify()
-        with trio.move_on_after(_LAST_REPORT_S):
-            try:
-                await self._reporter.usage(self._measure())
-                await self._reporter.state(self._core.state)
-            except ReportFailed as error:
-                _log.info("the end could not be reported", reason=str(error))
+        await self._last_report(self._reporter.usage, self._measure())
+        await self._last_report(self._reporter.state, self._core.state)
         self._journal.close()
         self._ended.set()
+
+    async def _last_report(self, send: Callable[[Any], Awaitable[None]], what: object) -> None:
+        with trio.move_on_after(_LAST_REPORT_S):
+            try:
+                await send(what)
+            except ReportFailed as error:
+                _log.info("the end could not be reported", reason=str(error))
 
     def _notify(self) -> None:
         """Wake whoever waits for anything to change."""
