@@ -202,8 +202,6 @@ class Discovery:
                 except BaseException:
                     stream.reset()
                     raise
-        except PeerUnreachable:
-            pass  # it has gone meanwhile, and the policy was told
         except (OverlayError, HelloRefused, trio.TooSlowError) as error:
             reason = str(error) or f"no answer within {REFRESH_TIMEOUT:g} s"
             self._log.info("dropped a peer that does not answer hello", peer=peer, reason=reason)

@@ -57,11 +57,21 @@ class Dial(msgspec.Struct, frozen=True):
     """Whether it comes from the bootstrap list."""
 
 
-class _Address:
+class _Target:
+    """Something to dial, and when it may be tried again."""
+
     def __init__(self) -> None:
-        self.proven_ns = 0
         self.failures = 0
+        """Dials in a row that failed."""
+        self.short_sessions = 0
+        """Sessions in a row that ended soon: a peer that takes dials and hangs up is not dialled each second."""
         self.due = -math.inf
+
+
+class _Address(_Target):
+    def __init__(self) -> None:
+        super().__init__()
+        self.proven_ns = 0
 
 
 class _Node:
@@ -73,15 +83,21 @@ class _Node:
         return max((a.proven_ns for a in self.addresses.values()), default=0)
 
 
-class _Bootstrap:
+class _Bootstrap(_Target):
     def __init__(self) -> None:
+        super().__init__()
         self.node: NodeId | None = None
-        self.failures = 0
-        self.due = -math.inf
+
+
+class _Connection(msgspec.Struct):
+    since: float
+    refresh_at: float
 
 
 FORGET_UNPROVEN_AFTER = 3
 """Failures after which an address that nobody ever proved is dropped."""
+SHORT_SESSION = 10.0
+"""Seconds; a session that lasted less counts against whoever was dialled."""
 MIN_TELLING_INTERVAL = 5.0
 """Seconds within which a peer's further tellings are not taken in."""
 
@@ -107,7 +123,7 @@ class DiscoveryPolicy:
         self._acceptable = acceptable
         self._bootstrap = {address: _Bootstrap() for address in bootstrap}
         self._book: dict[NodeId, _Node] = {}
-        self._connected: dict[NodeId, float] = {}  # when to say hello again
+        self._connected: dict[NodeId, _Connection] = {}
         self._dialling: dict[str, Dial] = {}
         self._told_at: dict[NodeId, float] = {}
 
@@ -118,19 +134,20 @@ class DiscoveryPolicy:
 
     def connected(self, now: float, peer: NodeId, chance: random.Random) -> None:
         """Note that there is a session with `peer`."""
-        self._connected.setdefault(peer, self._next_refresh(now, chance))
+        self._connected.setdefault(peer, _Connection(now, self._next_refresh(now, chance)))
 
     def disconnected(self, now: float, peer: NodeId, chance: random.Random) -> None:
-        """Note that the last session with `peer` ended; it may be dialled again after a moment."""
-        self._connected.pop(peer, None)
+        """Note that the last session with `peer` ended; it may be dialled again after a while."""
+        connection = self._connected.pop(peer, None)
         self._told_at.pop(peer, None)
-        pause = now + self._settings.first_retry * (0.5 + chance.random())
+        settled = connection is not None and now - connection.since >= SHORT_SESSION
         node = self._book.get(peer)
-        for address in node.addresses.values() if node else ():
-            address.due = max(address.due, pause)
-        for bootstrap in self._bootstrap.values():
-            if bootstrap.node == peer:
-                bootstrap.due = max(bootstrap.due, pause)
+        targets: list[_Target] = [b for b in self._bootstrap.values() if b.node == peer]
+        for target in (*targets, *(node.addresses.values() if node else ())):
+            target.short_sessions = 0 if settled else target.short_sessions + 1
+            longest = self._settings.bootstrap_retry if target in targets else self._settings.longest_retry
+            pause = self._backoff(max(target.short_sessions, target.failures, 1), longest, chance)
+            target.due = max(target.due, now + pause)
 
     def dialled(self, now_ns: int, address: str, peer: NodeId) -> None:
         """Note that a dial of `address` proved `peer` to be there."""
@@ -206,14 +223,14 @@ class DiscoveryPolicy:
 
     def refreshes(self, now: float, chance: random.Random) -> list[NodeId]:
         """Return the peers to exchange hello with now, and schedule their next exchange."""
-        due = [peer for peer, when in self._connected.items() if when <= now]
+        due = [peer for peer, connection in self._connected.items() if connection.refresh_at <= now]
         for peer in due:
-            self._connected[peer] = self._next_refresh(now, chance)
+            self._connected[peer].refresh_at = self._next_refresh(now, chance)
         return due
 
     def next_event(self) -> float:
         """Return when `dials` or `refreshes` may next return something, if nothing else happens."""
-        due = list(self._connected.values())
+        due = [connection.refresh_at for connection in self._connected.values()]
         if len(self._dialling) < self._settings.parallel_dials:
             due += [b.due for address, b in self._bootstrap.items() if self._wanted(address, b.node)]
             if len(self._connected) + len(self._dialling) < self._settings.target_peers:

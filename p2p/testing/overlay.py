@@ -23,7 +23,7 @@ from p2p.discovery import Discovery, DiscoverySettings, Door, PeerStore, Session
 from p2p.discovery.messages import OLDEST_VERSION, PROTOCOL_VERSION
 from p2p.discovery.serving import OneAtATime, serve_stream
 from p2p.identity import InvalidNodeId, NodeId, parse_node_id
-from p2p.overlay import PeerChange, PeerInfo, PeerUnreachable, Stream, StreamHandler
+from p2p.overlay import PeerChange, PeerInfo, PeerUnreachable, Stream, StreamBroken, StreamHandler
 from p2p.testing.network import Inbox, Link, Links, MemorySession, MemoryStream
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 ADDRESS_PREFIX = "/memory/"
 DIAL_TIMEOUT = 5.0
 """Seconds until a dial into silence is given up."""
+OPEN_TIMEOUT = 10.0
+"""Seconds that opening a stream on a session may take."""
 HANDSHAKE_ROUND_TRIPS = 3
 """TCP, then Noise XX with the protocols' negotiation folded in: what our own session takes."""
 MAX_STREAMS_PER_SESSION = 512
@@ -251,10 +253,22 @@ class MemoryOverlay:
         await trio.lowlevel.checkpoint()
 
     async def open_stream(self, peer: NodeId, protocol: str) -> Stream:
-        session = await self._session_with(peer, self._addresses_of(peer))
-        stream = await session.open_stream(self, protocol)
-        self._world.trace(self._node_id, f"opened {protocol} to {peer}")
-        return stream
+        while True:
+            made = self._sessions.newest(peer) is None
+            session = await self._session_with(peer, self._addresses_of(peer))
+            try:
+                with trio.fail_after(OPEN_TIMEOUT):
+                    stream = await session.open_stream(self, protocol)
+            except trio.TooSlowError as error:
+                raise PeerUnreachable(
+                    f"{peer} did not answer to {protocol} within {OPEN_TIMEOUT:g} s"
+                ) from error
+            except StreamBroken as error:
+                if made or session.is_open(self):
+                    raise PeerUnreachable(f"{peer} was lost: {error}") from error
+            else:
+                self._world.trace(self._node_id, f"opened {protocol} to {peer}")
+                return stream
 
     def serve(self, protocol: str, handler: StreamHandler) -> None:
         self._handlers[protocol] = handler

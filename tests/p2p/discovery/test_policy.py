@@ -63,6 +63,22 @@ def test_bootstrap_is_left_alone_while_connected_and_dialled_again_after() -> No
     assert (dial.address, dial.expected) == ("/a", node(7))
 
 
+def test_a_peer_that_hangs_up_again_and_again_is_dialled_less_and_less() -> None:
+    book, chance = policy("/a", first_retry=1.0)
+    now, pauses = 0.0, []
+    for lasts in (*[2.0] * 8, 1000.0):
+        assert [dial.address for dial in book.dials(now, chance)] == ["/a"]
+        book.dialled(1, "/a", node(7))
+        book.connected(now, node(7), chance)
+        now += lasts
+        book.disconnected(now, node(7), chance)
+        pauses.append(book.next_event() - now)
+        now = book.next_event()
+    assert pauses[0] < 2
+    assert pauses[7] > 25
+    assert pauses[8] < 2
+
+
 def test_own_address_in_the_bootstrap_list_is_dialled_once() -> None:
     book, chance = policy("/me")
     book.dials(0, chance)

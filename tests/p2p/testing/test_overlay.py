@@ -115,6 +115,17 @@ async def test_a_cut_is_noticed_after_its_delay(autojump_clock: MockClock) -> No
         await connect(a, b)
 
 
+async def test_opening_into_silence_is_given_up(autojump_clock: MockClock) -> None:
+    network = MemoryNetwork(VirtualClock(), SeededEntropy(1), detection=1000.0)
+    a, b = network.overlay(ALICE), network.overlay(BOB)
+    async with a.running(), b.running():
+        protocol = serve(b, "echo", echo)
+        await connect(a, b)
+        network.cut(ALICE, BOB)
+        with pytest.raises(PeerUnreachable, match="did not answer"):
+            await a.open_stream(BOB, protocol)
+
+
 async def test_faults_of_dials_and_sessions(autojump_clock: MockClock) -> None:
     network = MemoryNetwork(VirtualClock(), SeededEntropy(1))
     a, b = network.overlay(ALICE), network.overlay(BOB)
