@@ -56,15 +56,6 @@ def load(c: Connection, agreement_id: str, role: Role) -> Agreement | None:
     return _agreement(row) if row else None
 
 
-def of_proposal(c: Connection, owner: str, role: Role, proposal_id: str) -> str | None:
-    """Return the id of the agreement that was made of a proposal."""
-    row = c.execute(
-        "SELECT agreement_id FROM market_agreement WHERE owner = ? AND role = ? AND proposal_id = ?",
-        (owner, role.value, proposal_id),
-    ).fetchone()
-    return str(row[0]) if row else None
-
-
 def insert(c: Connection, agreement: Agreement) -> None:
     """Add a new agreement."""
     terms = agreement.terms
