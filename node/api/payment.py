@@ -7,7 +7,7 @@ RFC 7807 documents of allocations carry a `message` too, because clients read it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from node.api import payment_json as shape
 from node.api.payment_allocations import AllocationHandlers
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from node.api.web import Handler
     from protocols.payment.api import PaymentService
     from protocols.payment.handler import PaymentProtocol
-    from protocols.payment.records import Kind
+    from protocols.payment.records import Kind, LedgerRow
 
 _MAX_PLATFORM_CHARS: Final = 100
 
@@ -84,12 +84,15 @@ def routes(payment: PaymentProtocol) -> Routes:
     table.add("GET", "/batchOrders/{id}", ledger.order)
     table.add("GET", "/batchOrders/{id}/items", ledger.order_items)
     table.add("GET", "/batchOrders/{id}/items/{payee}/details", ledger.order_details)
-    for path, of_activity in (("/payActivities", True), ("/payAgreements", False)):
-        table.add("GET", path, ledger.rows(of_activity=of_activity))
-        table.add("GET", path + "/{id}", ledger.row(of_activity=of_activity))
-        table.add("GET", path + "/{id}/orders", ledger.row_orders(of_activity=of_activity))
-        table.add("GET", path + "/{id}/invoice", ledger.row_invoice(of_activity=of_activity))
+    table.add("GET", "/payActivities", ledger.activities)
+    table.add("GET", "/payActivities/{id}", ledger.activity)
+    table.add("GET", "/payActivities/{id}/orders", ledger.activity_orders)
+    table.add("GET", "/payActivities/{id}/invoice", ledger.activity_invoice)
     table.add("GET", "/payActivities/{id}/debitNotes", ledger.activity_notes)
+    table.add("GET", "/payAgreements", ledger.agreements)
+    table.add("GET", "/payAgreements/{id}", ledger.agreement)
+    table.add("GET", "/payAgreements/{id}/orders", ledger.agreement_orders)
+    table.add("GET", "/payAgreements/{id}/invoice", ledger.agreement_invoice)
     table.add("GET", "/payAgreements/{id}/activities", ledger.agreement_activities)
     return table
 
@@ -308,59 +311,54 @@ class _Ledger:
         )
         return answer([shape.order_entry(row) for row in found])
 
-    def rows(self, *, of_activity: bool) -> Handler:
-        async def listing(request: ApiRequest) -> Response:
-            if of_activity:
-                found = await self._service.activity_ledger(request.identity)
-            else:
-                found = await self._service.agreement_ledger(request.identity)
-            return answer([shape.ledger_row(row, of_activity=of_activity) for row in found])
+    async def activities(self, request: ApiRequest) -> Response:
+        found = await self._service.activity_ledger(request.identity)
+        return answer([shape.activity_row(row, parties=False) for row in found])
 
-        return listing
+    async def agreements(self, request: ApiRequest) -> Response:
+        found = await self._service.agreement_ledger(request.identity)
+        return answer([shape.agreement_row(row) for row in found])
 
-    def row(self, *, of_activity: bool) -> Handler:
-        async def get(request: ApiRequest) -> Response:
-            if of_activity:
-                found = await self._service.activity_ledger(request.identity, request.path["id"])
-            else:
-                found = await self._service.agreement_ledger(request.identity, request.path["id"])
-            if not found:
-                raise error(404, None)
-            return answer(shape.ledger_row(found[0], of_activity=of_activity))
+    async def activity(self, request: ApiRequest) -> Response:
+        return answer(shape.activity_row(await self._activity(request), parties=True))
 
-        return get
+    async def agreement(self, request: ApiRequest) -> Response:
+        found = await self._service.agreement_ledger(request.identity, request.path["id"])
+        if not found:
+            raise error(404, None)
+        return answer(shape.agreement_row(found[0]))
 
-    def row_orders(self, *, of_activity: bool) -> Handler:
-        async def listing(request: ApiRequest) -> Response:
-            if of_activity:
-                found = await self._service.order_entries(request.identity, activity_id=request.path["id"])
-            else:
-                found = await self._service.order_entries(request.identity, agreement_id=request.path["id"])
-            rows = [row for row in found if of_activity or row.activity_id is None]
-            return answer([shape.order_entry(row) for row in rows])
+    async def activity_orders(self, request: ApiRequest) -> Response:
+        found = await self._service.order_entries(request.identity, activity_id=request.path["id"])
+        return answer([shape.order_entry(row) for row in found])
 
-        return listing
+    async def agreement_orders(self, request: ApiRequest) -> Response:
+        found = await self._service.order_entries(request.identity, agreement_id=request.path["id"])
+        return answer([shape.order_entry(row) for row in found])
 
-    def row_invoice(self, *, of_activity: bool) -> Handler:
-        async def get(request: ApiRequest) -> Response:
-            agreement_id = request.path["id"]
-            if of_activity:
-                found = await self._service.activity_ledger(request.identity, agreement_id)
-                if not found:
-                    raise error(404, None)
-                agreement_id = found[0].agreement_id
-            invoices = await self._service.invoices(request.identity, agreement_id=agreement_id)
-            return answer(shape.invoice(invoices[-1]) if invoices else None)
+    async def activity_invoice(self, request: ApiRequest) -> Response:
+        return answer(await self._last_invoice(request, (await self._activity(request)).agreement_id))
 
-        return get
+    async def agreement_invoice(self, request: ApiRequest) -> Response:
+        return answer(await self._last_invoice(request, request.path["id"]))
 
     async def activity_notes(self, request: ApiRequest) -> Response:
         notes = await self._service.debit_notes(request.identity, activity_id=request.path["id"])
-        return answer([shape.debit_note(row) for row in reversed(notes)])
+        return answer([shape.debit_note(row) | {"debitNonce": row.number} for row in reversed(notes)])
 
     async def agreement_activities(self, request: ApiRequest) -> Response:
         found = await self._service.activity_ledger(request.identity, agreement_id=request.path["id"])
-        return answer([shape.ledger_row(row, of_activity=True) for row in found])
+        return answer([shape.activity_row(row, parties=False) for row in found])
+
+    async def _activity(self, request: ApiRequest) -> LedgerRow:
+        found = await self._service.activity_ledger(request.identity, request.path["id"])
+        if not found:
+            raise error(404, None)
+        return found[0]
+
+    async def _last_invoice(self, request: ApiRequest, agreement_id: str) -> dict[str, Any] | None:
+        found = await self._service.invoices(request.identity, agreement_id=agreement_id)
+        return shape.invoice(found[-1]) if found else None
 
 
 async def _acceptance(request: ApiRequest) -> tuple[int, str]:

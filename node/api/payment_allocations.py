@@ -10,6 +10,7 @@ from node.api.payment_edge import (
     echo_of,
     optional_text,
     optional_time,
+    platform_echo,
     problem_of,
     read_count,
     read_object,
@@ -142,7 +143,7 @@ class AllocationHandlers:
                     "message": str(unknown),
                     "parseError": str(unknown),
                     "requestBody": echo,
-                    "requestedPaymentPlatform": asked,
+                    "requestedPaymentPlatform": platform_echo(body),
                 },
             ) from unknown
         return platform
@@ -162,7 +163,6 @@ class AllocationHandlers:
                 instance=instance,
                 address=body.get("address") or request.identity,
                 paymentPlatform=platform,
-                requestedDepositId=deposit.get("id"),
             ),
             echo,
         )

@@ -168,9 +168,22 @@ def problem_of(found: AllocationProblem, echo: dict[str, Any] | None) -> ApiErro
 
 
 def echo_of(body: Mapping[str, Any], total: str | None) -> dict[str, Any]:
-    """Return the request as the problem documents repeat it."""
-    names = ("address", "deposit", "extendTimeout", "paymentPlatform", "timeout")
-    return {name: body.get(name) for name in names} | {
+    """Return the request as the problem documents repeat it: every member there, null where absent."""
+    return {
+        "address": body.get("address"),
+        "deposit": _members(body.get("deposit"), "contract", "id", "validate"),
+        "extendTimeout": body.get("extendTimeout"),
         "makeDeposit": bool(body.get("makeDeposit")),
+        "paymentPlatform": platform_echo(body),
+        "timeout": body.get("timeout"),
         "totalAmount": total,
     }
+
+
+def platform_echo(body: Mapping[str, Any]) -> Any:
+    """Return the platform that a request asks for, as the problem documents repeat it."""
+    return _members(body.get("paymentPlatform"), "driver", "network", "token")
+
+
+def _members(value: Any, *names: str) -> Any:
+    return {name: value.get(name) for name in names} if isinstance(value, dict) else value

@@ -312,25 +312,32 @@ def order_entry(row: OrderEntry) -> dict[str, Any]:
     }
 
 
-def ledger_row(row: LedgerRow, *, of_activity: bool) -> dict[str, Any]:
-    """Write an agreement's or activity's totals."""
-    return _present(
-        id=row.id,
-        ownerId=row.owner,
-        role=row.role,
-        agreementId=row.agreement_id if of_activity else None,
-        peerId=row.peer,
-        payeeAddr=row.payee_addr,
-        payerAddr=row.payer_addr,
-        paymentPlatform=row.platform,
-        totalAmountDue=format_amount(row.totals.due),
-        totalAmountAccepted=format_amount(row.totals.accepted),
-        totalAmountScheduled=format_amount(row.totals.scheduled),
-        totalAmountPaid=format_amount(row.totals.paid),
-        appSessionId=row.session_id,
-        createdTs=format_naive_time(row.created_ns - row.created_ns % _SECOND),
-        updatedTs=format_naive_time(row.updated_ns - row.updated_ns % _SECOND),
-    )
+def agreement_row(row: LedgerRow) -> dict[str, Any]:
+    """Write an agreement's totals."""
+    return _totals(row) | _parties(row) | _present(paymentPlatform=row.platform, appSessionId=row.session_id)
+
+
+def activity_row(row: LedgerRow, *, parties: bool) -> dict[str, Any]:
+    """Write an activity's totals; who its parties are is shown with one, and not in lists."""
+    return _totals(row) | {"agreementId": row.agreement_id} | (_parties(row) if parties else {})
+
+
+def _totals(row: LedgerRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "ownerId": row.owner,
+        "role": row.role,
+        "totalAmountDue": format_amount(row.totals.due),
+        "totalAmountAccepted": format_amount(row.totals.accepted),
+        "totalAmountScheduled": format_amount(row.totals.scheduled),
+        "totalAmountPaid": format_amount(row.totals.paid),
+        "createdTs": format_naive_time(row.created_ns - row.created_ns % _SECOND),
+        "updatedTs": format_naive_time(row.updated_ns - row.updated_ns % _SECOND),
+    }
+
+
+def _parties(row: LedgerRow) -> dict[str, Any]:
+    return {"peerId": row.peer, "payeeAddr": row.payee_addr, "payerAddr": row.payer_addr}
 
 
 def _naive(ns: int) -> str:

@@ -97,6 +97,8 @@ class DebitNote(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_ns: int
     """When this copy was made; whole milliseconds."""
     status: Status
+    number: int = 0
+    """Its place among the notes of its activity, from 0, as this side counts them."""
     previous_id: str | None = None
     usage: Any = None
     due_ns: int | None = None

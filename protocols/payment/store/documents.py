@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _PARTIES = "g.requestor_id, g.provider_id, g.platform, g.payer_addr, g.payee_addr, g.session_id"
 _NOTES = (
     "SELECT d.owner, d.role, d.debit_note_id, d.agreement_id, d.activity_id, d.previous_id, d.total_wei,"
-    f" d.usage, d.due_ns, d.timestamp_ns, d.status, {_PARTIES}"
+    f" d.usage, d.due_ns, d.timestamp_ns, d.status, d.number, {_PARTIES}"
     " FROM payment_debit_note d JOIN payment_agreement g USING (owner, role, agreement_id)"
 )
 _INVOICES = (
@@ -255,7 +255,7 @@ def _names(statuses: frozenset[Status]) -> str:
 
 def _note(row: Any) -> DebitNote:
     owner, role, id_, agreement_id, activity_id, previous, total, usage, due, timestamp, status = row[:11]
-    requestor_id, provider_id, platform, payer_addr, payee_addr, session_id = row[11:]
+    number, requestor_id, provider_id, platform, payer_addr, payee_addr, session_id = row[11:]
     return DebitNote(
         debit_note_id=id_,
         owner=owner,
@@ -270,6 +270,7 @@ def _note(row: Any) -> DebitNote:
         total_due_wei=int(total),
         timestamp_ns=timestamp,
         status=Status(status),
+        number=number,
         previous_id=previous,
         usage=None if usage is None else from_json(usage),
         due_ns=due,

@@ -17,14 +17,14 @@ async def test_a_job_is_billed_accepted_paid_and_settled_on_both_sides(autojump_
     world.agree(requestor, provider)
     async with requestor.running() as r, provider.running() as p:
         allocation = await r.create_allocation(requestor.id, platform=DEVNET, total_wei=10 * GLM)
+        seen: int | None = None
         for n in (1, 2, 3):
             note = await p.issue_debit_note(
                 provider.id, activity_id="act1", total_due_wei=n * GLM, usage=[n, 2.0 * n]
             )
             await p.send_debit_note(provider.id, note.debit_note_id)
-            (event,) = await r.document_events(
-                requestor.id, "debit_note", after_ns=None if n == 1 else event.time_ns, timeout=5
-            )
+            (event,) = await r.document_events(requestor.id, "debit_note", after_ns=seen, timeout=5)
+            seen = event.time_ns
             assert event.event == "RECEIVED"
             assert event.document_id == note.debit_note_id
             await r.accept_debit_note(

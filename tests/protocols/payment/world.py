@@ -41,14 +41,19 @@ RICH = 1000 * GLM
 class World:
     """What the nodes of a test share."""
 
-    def __init__(self, *, network: Network = NETWORKS["devnet"], seed: int = 1) -> None:
+    def __init__(self, *networks: Network, seed: int = 1) -> None:
+        networks = networks or (NETWORKS["devnet"],)
         self.clock = VirtualClock()
         self.entropy = SeededEntropy(seed, "world")
-        self.chain = ModelChain(lambda: self.clock.utc_ns() // 10**9, network=network)
+        self.chains = {n.platform: ModelChain(self._seconds, network=n) for n in networks}
+        self.chain = self.chains[networks[0].platform]
         self.overlays = MemoryNetwork(self.clock, SeededEntropy(seed, "network"))
         self.agreements: dict[str, Agreement] = {}
         self.activities: dict[str, str] = {}
-        self.platform = parse_platform(network.platform)
+        self.platform = parse_platform(networks[0].platform)
+
+    def _seconds(self) -> int:
+        return self.clock.utc_ns() // 10**9
 
     def agree(
         self,
@@ -106,11 +111,11 @@ class Factory:
         self._wrap = wrap or (lambda driver: driver)
 
     def platforms(self) -> tuple[Platform, ...]:
-        return (self._world.platform,)
+        return tuple(parse_platform(name) for name in self._world.chains)
 
     @contextlib.asynccontextmanager
     async def open(self, platform: Platform, settings: Mapping[str, str]) -> AsyncIterator[PaymentDriver]:
-        yield self._wrap(ModelDriver(self._world.chain))
+        yield self._wrap(ModelDriver(self._world.chains[str(platform)]))
 
 
 class Node:
@@ -128,11 +133,18 @@ class Node:
         self.starts = 0
         self.bus: LocalBus
         if rich:
-            world.chain.give(self.id, coin_wei=RICH, token_wei=RICH)
+            for chain in world.chains.values():
+                chain.give(self.id, coin_wei=RICH, token_wei=RICH)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[PaymentService]:
         """Run the node; leaving the block kills it."""
+        async with self.serving() as protocol:
+            yield protocol.service
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[PaymentProtocol]:
+        """Run the node, and give its protocol."""
         self.starts += 1
         database = self.memory or InlineDatabase(str(self.path))
         overlay = self.world.overlays.overlay(self.key)
@@ -158,7 +170,7 @@ class Node:
             async with overlay.running():
                 peers.start()
                 async with protocol.running(ctx):
-                    yield protocol.service
+                    yield protocol
         finally:
             if self.memory is None:
                 database.close()
@@ -167,5 +179,5 @@ class Node:
 async def until(predicate: Callable[[], Any], *, within: float = 600.0) -> None:
     """Wait on virtual time until an asynchronous predicate holds; the autojump clock makes it cheap."""
     with trio.fail_after(within):
-        while not await predicate():
+        while not await predicate():  # noqa: ASYNC110 - what is waited for has no event
             await trio.sleep(0.1)
