@@ -49,16 +49,17 @@ class GossipParams(msgspec.Struct, frozen=True):
     """Ids remembered; beyond it the oldest go, and a very late copy reaches the topic's owner twice."""
     max_cached: int = 4096
     """Messages kept to be asked for."""
-    max_pending: int = 256
+    max_pending: int = 512
     """Messages under validation; beyond it new ones are dropped unseen, and come again by IHAVE or by sync."""
-    max_pending_per_peer: int = 64
+    max_pending_per_peer: int = 128
+    """The same of one peer. The driver reads no more from it while there are half as many."""
     max_topics_per_peer: int = 128
     """Topics remembered of one peer."""
     max_ihaves: int = 10
     """IHAVE entries heard from one peer in a heartbeat."""
     max_ihave_ids: int = 1000
     """Ids told to, asked of, or refused by one peer in a heartbeat."""
-    max_answer_bytes: int = 1024 * 1024
+    max_answer_bytes: int = 512 * 1024
     """Bytes of messages that one peer gets by asking in a heartbeat."""
     max_backoffs: int = 16_384
     max_scores: int = 4096

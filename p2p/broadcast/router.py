@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from p2p.broadcast.params import GossipParams
     from p2p.broadcast.sign import Seal
 
-_ANSWER_BYTES = 64 * 1024
-"""Messages asked for are sent in RPCs of about this size, well below the longest frame."""
+_ANSWER_BYTES = 16 * 1024
+"""Messages asked for are sent in RPCs of about this size: some fifty small ones, which the other end can take."""
 
 
 class _Peer:
@@ -122,6 +122,10 @@ class Router:
     def points(self, now: float, peer: str) -> float:
         """Return a peer's points for faults; 0 is spotless."""
         return self._scores.points(now, peer)
+
+    def pending(self, peer: str) -> int:
+        """Return how many messages of a peer are under validation."""
+        return self._peers[peer].pending if peer in self._peers else 0
 
     # What this node does.
 

@@ -126,6 +126,7 @@ def test_too_much_under_validation_is_dropped_as_if_it_never_came() -> None:
     node.router.validated(0.0, _message(0).id, Verdict.ACCEPT)
     assert len(node.hear("p00", _message(3))) == 1
     assert node.router.counters["overflow"] == 3
+    assert [node.router.pending(peer) for peer in ("p00", "p01", "stranger")] == [2, 1, 0]
 
 
 def test_an_id_is_known_for_two_minutes() -> None:
@@ -284,8 +285,8 @@ def test_answers_are_split_into_frames_and_bounded_in_bytes() -> None:
         ids.append(effect.rpc.publish[0].id)
         assert i < 40
     effects = node.router.rpc_received(0.0, "p00", Rpc(iwant=tuple(ids)))
-    assert [len(e.rpc.publish) for e in effects if isinstance(e, Send)] == [8, 8, 8]
-    assert all(len(encode_rpc(e.rpc)) < 70_000 for e in effects if isinstance(e, Send))
+    assert [len(e.rpc.publish) for e in effects if isinstance(e, Send)] == [2] * 12
+    assert all(len(encode_rpc(e.rpc)) < 17_000 for e in effects if isinstance(e, Send))
 
 
 # Faults.
