@@ -18,7 +18,7 @@ import trio
 from node.provider.deal import Deal
 from node.provider.negotiators import Ready, Reject, Situation, default_chain, negotiate
 from node.provider.presets import Preset, offer_constraints, offer_properties, presets_of
-from node.provider.resources import ResourceLedger, hardware
+from node.provider.resources import ResourceLedger, this_machine
 from p2p import codec
 from protocols.activity.events import TOPIC as ACTIVITY_TOPIC
 from protocols.activity.events import ActivityEvent
@@ -31,7 +31,8 @@ from protocols.payment.networks import resolve_platform
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-    from node.app import Node
+    from node.parts import NodeParts
+    from node.provider.resources import Machine
     from node.provider.runtimes import RuntimeDescriptor
 
 POLL_TIMEOUT = 20.0
@@ -44,15 +45,15 @@ _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 class ProviderAgent:
     """Offers, negotiates and serves; one for each node."""
 
-    def __init__(self, node: Node, runtimes: Mapping[str, RuntimeDescriptor]) -> None:
+    def __init__(self, node: NodeParts, runtimes: Mapping[str, RuntimeDescriptor], machine: Machine) -> None:
         self._node = node
         self._runtimes = runtimes
         self._log = structlog.get_logger("provider")
         self._chain = default_chain()
-        total = hardware(node.config, node.config.data_dir)
-        self._share = total
+        self._cpu = machine.cpu
+        self._share = machine.resources
         """What one agreement gets: the whole machine, as Golem's agent has it."""
-        self._ledger = ResourceLedger(total)
+        self._ledger = ResourceLedger(machine.resources)
         self._deals: dict[str, Deal] = {}
         self._changed = Signal()
         self._offers: dict[str, str] = {}
@@ -60,10 +61,14 @@ class ProviderAgent:
     @classmethod
     @contextlib.asynccontextmanager
     async def running(
-        cls, node: Node, runtimes: Mapping[str, RuntimeDescriptor]
+        cls, node: NodeParts, runtimes: Mapping[str, RuntimeDescriptor], machine: Machine | None = None
     ) -> AsyncIterator[ProviderAgent]:
-        """Be a provider while the context is open."""
-        agent = cls(node, runtimes)
+        """Be a provider while the context is open.
+
+        Args:
+            machine: what is offered; by default this machine, as the configuration limits it.
+        """
+        agent = cls(node, runtimes, machine or this_machine(node.config, node.config.data_dir))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(agent._follow_agreements)
             nursery.start_soon(agent._follow_activities)
@@ -98,6 +103,7 @@ class ProviderAgent:
                     self._runtimes[preset.runtime],
                     node_name=self._node.name,
                     subnet=self._node.config.text("provider.subnet"),
+                    cpu=self._cpu,
                     share=self._share,
                     platforms={account.platform: account.address},
                     is_public=False,

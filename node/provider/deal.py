@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import structlog.typing
 
-    from node.app import Node
+    from node.parts import NodeParts
 
 IDLE_TIMEOUT = 90.0
 """Seconds without a live activity after which the agreement is ended (IDLE_AGREEMENT_TIMEOUT)."""
@@ -39,7 +39,9 @@ RETRY_PAUSE = 5.0
 class Deal:
     """An agreement on the provider's side."""
 
-    def __init__(self, node: Node, view: AgreementView, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(
+        self, node: NodeParts, view: AgreementView, log: structlog.typing.FilteringBoundLogger
+    ) -> None:
         self._node = node
         self._view = view
         self._log = log

@@ -8,7 +8,6 @@ import msgspec
 
 from node.config import ConfigError
 from node.provider.negotiators import ACCEPT_TIMEOUT, COEFFICIENTS, EXPIRATION, NOTE_INTERVAL, PAYMENT_TIMEOUT
-from node.provider.resources import cpu_properties
 from protocols.ground.money import WEI, MoneyError, parse_amount
 
 if TYPE_CHECKING:
@@ -64,6 +63,7 @@ def offer_properties(
     *,
     node_name: str,
     subnet: str,
+    cpu: Mapping[str, object],
     share: Resources,
     platforms: Mapping[str, str],
     is_public: bool,
@@ -72,6 +72,7 @@ def offer_properties(
     """Return the properties of a preset's offer, flat.
 
     Args:
+        cpu: what is said about the processor.
         share: what one agreement gets.
         platforms: payment platform → payee address.
         is_public: whether peers can reach this node directly.
@@ -79,7 +80,7 @@ def offer_properties(
     """
     counters: Sequence[str] = [counter for counter in runtime.counters if counter in preset.prices]
     properties: dict[str, Any] = {
-        **cpu_properties(),
+        **cpu,
         **runtime.properties,
         "golem.node.id.name": node_name,
         "golem.node.debug.subnet": subnet,

@@ -43,6 +43,14 @@ class Resources(msgspec.Struct, frozen=True):
         )
 
 
+class Machine(msgspec.Struct, frozen=True):
+    """A machine on offer."""
+
+    resources: Resources
+    cpu: dict[str, object]
+    """What offers say about the processor."""
+
+
 class ResourceLedger:
     """Who holds how much of the machine. An agreement reserves when it is approved, and releases at its end."""
 
@@ -82,6 +90,11 @@ class ResourceLedger:
     def release(self, holder: str) -> bool:
         """Take back what `holder` has; return whether it had any."""
         return self._held.pop(holder, None) is not None
+
+
+def this_machine(config: Config, data_dir: Path) -> Machine:
+    """Return what this machine offers; looks at it, so nothing that simulates may call it."""
+    return Machine(hardware(config, data_dir), cpu_properties())
 
 
 def hardware(config: Config, data_dir: Path) -> Resources:

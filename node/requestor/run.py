@@ -34,7 +34,7 @@ from protocols.payment.records import Status
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from node.app import Node
+    from node.parts import NodeParts
     from p2p.identity import NodeId
     from protocols.market.events import Proposal
     from protocols.payment.networks import Platform
@@ -58,7 +58,7 @@ _EXPECTED = (JobError, MarketError, PaymentError, DriverError, FilesError, BusEr
 class Job:
     """A running job."""
 
-    def __init__(self, node: Node, spec: JobSpec) -> None:
+    def __init__(self, node: NodeParts, spec: JobSpec) -> None:
         spec.check()
         self._node = node
         self._spec = spec

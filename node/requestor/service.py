@@ -19,7 +19,7 @@ from p2p.entropy import hex32
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from node.app import Node
+    from node.parts import NodeParts
 
 ADDRESS = "/local/requestor"
 MAX_JOBS = 64
@@ -54,14 +54,14 @@ class StopJob(msgspec.Struct, frozen=True):
 class RequestorService:
     """Jobs of this node."""
 
-    def __init__(self, node: Node, nursery: trio.Nursery) -> None:
+    def __init__(self, node: NodeParts, nursery: trio.Nursery) -> None:
         self._node = node
         self._nursery = nursery
         self._jobs: dict[str, Job] = {}
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def running(cls, node: Node) -> AsyncIterator[RequestorService]:
+    async def running(cls, node: NodeParts) -> AsyncIterator[RequestorService]:
         """Serve while the context is open; jobs are stopped, and their work paid, at the end."""
         async with trio.open_nursery() as nursery:
             helper = cls(node, nursery)

@@ -18,7 +18,7 @@ from protocols.market.errors import MarketError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from node.app import Node
+    from node.parts import NodeParts
     from protocols.activity.messages import ExeScriptCommandResult
     from protocols.ground.wakeup import Signal
 
@@ -73,7 +73,7 @@ class Hired:
         return self._seconds + (now - self._began if self._began is not None else 0.0)
 
 
-async def work(node: Node, spec: JobSpec, hired: Hired, board: TaskBoard, changed: Signal) -> None:
+async def work(node: NodeParts, spec: JobSpec, hired: Hired, board: TaskBoard, changed: Signal) -> None:
     """Let a hired provider work until nothing is left for it; ends its activity and agreement."""
     actor = node.key.node_id
     activity_id = ""
@@ -96,7 +96,7 @@ async def work(node: Node, spec: JobSpec, hired: Hired, board: TaskBoard, change
 
 
 async def _work_through(
-    node: Node, spec: JobSpec, hired: Hired, board: TaskBoard, changed: Signal, activity_id: str
+    node: NodeParts, spec: JobSpec, hired: Hired, board: TaskBoard, changed: Signal, activity_id: str
 ) -> None:
     while not board.over:
         ticket = changed.ticket()
@@ -120,7 +120,7 @@ async def _work_through(
             changed.notify()
 
 
-async def _do_task(node: Node, spec: JobSpec, index: int, activity_id: str) -> None:
+async def _do_task(node: NodeParts, spec: JobSpec, index: int, activity_id: str) -> None:
     """Run one task and bring its results here."""
     urls: list[str] = []
     try:
@@ -140,7 +140,7 @@ async def _do_task(node: Node, spec: JobSpec, index: int, activity_id: str) -> N
             node.files.close(url)
 
 
-async def _run(node: Node, activity_id: str, script: list[dict[str, Any]], timeout: float) -> None:
+async def _run(node: NodeParts, activity_id: str, script: list[dict[str, Any]], timeout: float) -> None:
     """Run a script to its end.
 
     Raises:
@@ -164,7 +164,7 @@ def _explain(result: ExeScriptCommandResult, script: list[dict[str, Any]]) -> st
     return f"{command}: {result.message or 'failed'}" + (f" | {said[-500:]}" if said else "")
 
 
-async def _finish(node: Node, hired: Hired, activity_id: str) -> None:
+async def _finish(node: NodeParts, hired: Hired, activity_id: str) -> None:
     """End the activity and the agreement, whatever the provider does."""
     if activity_id:
         with trio.move_on_after(DESTROY_TIMEOUT), contextlib.suppress(ActivityError):
