@@ -100,6 +100,25 @@ def test_failed_block_leaves_no_trace(world: World) -> None:
     assert world.chain.head.number == head.number + 1
 
 
+def test_block_that_cannot_be_stored_is_undone_whole(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = world.chain.head
+    raw = world.signed(FAUCET_KEY, NOBODY, value_wei=5).raw
+
+    def full(*rows: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.storage, "add_block", full)
+        with pytest.raises(OSError, match="disk full"):
+            world.chain.evm.mine([raw], START)
+    other = world.storage.node(b"v1:canonical_head_hash")
+    assert other == head.hash
+    assert world.chain.head == head
+    world.chain.evm.mine([raw], START)
+    assert world.chain.head.parent == head.hash
+    assert world.chain.evm.balance(address_bytes(NOBODY), world.chain.head) == 5
+
+
 def test_reverted_transaction_is_mined_and_moves_nothing(world: World) -> None:
     key = world.rich(tokens=0)
     data = abi.call("transfer(address,uint256)", NOBODY, 1)

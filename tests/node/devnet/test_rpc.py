@@ -120,6 +120,24 @@ def test_receipts_and_logs_agree(world: World) -> None:
     assert (log["transactionHash"], log["blockHash"]) == (receipt["transactionHash"], receipt["blockHash"])
 
 
+def test_logs_of_a_block_with_several_transactions(world: World) -> None:
+    keys = [world.rich() for _ in range(3)]
+    ask(world, "evm_setAutomine", False)
+    data = abi.call("transfer(address,uint256)", NOBODY, 1)
+    hashes = [world.signed(key, TOKEN, data) for key in keys]
+    for signed in hashes:
+        ask(world, "eth_sendRawTransaction", "0x" + signed.raw.hex())
+    ask(world, "evm_mine")
+    logs = ask(world, "eth_getLogs", {"fromBlock": "latest"})
+    assert [log["transactionIndex"] for log in logs] == ["0x0", "0x1", "0x2"]
+    assert [log["logIndex"] for log in logs] == ["0x0", "0x1", "0x2"]
+    for log in logs:
+        receipt = ask(world, "eth_getTransactionReceipt", log["transactionHash"])
+        assert receipt["logs"] == [log]
+        assert receipt["transactionIndex"] == log["transactionIndex"]
+    assert len({log["transactionHash"] for log in logs}) == 3
+
+
 def test_log_filters(world: World) -> None:
     keys = [world.rich(tokens=5) for _ in range(3)]
     transfer = abi.topic("Transfer(address,address,uint256)")
