@@ -4,6 +4,9 @@ trio shuffles the tasks that are ready in each turn. `deterministic_scheduling` 
 one seed gives one order; varying only this seed explores schedules while all else stays fixed. It reaches
 into trio's private names (there is no public way), refuses when they vanish, and restores what it changed.
 
+A worker thread takes real time, which a virtual clock cannot see, and ends between any two turns of the
+scheduler. `threads_run_inline` runs what would go to one on the spot instead.
+
 `Auditor` hashes what happened: two runs with the same digest took the same course.
 """
 
@@ -11,18 +14,22 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
+import outcome
 import trio._core._run as trio_run
+import trio._threads as trio_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import TextIO
 
 _FLAG = "_ALLOW_DETERMINISTIC_SCHEDULING"
 _GENERATOR = "_r"
+_STARTER = "start_thread_soon"
 
 
 class SchedulingUnsupported(RuntimeError):
@@ -52,6 +59,39 @@ def deterministic_scheduling(seed: int) -> Iterator[None]:
     finally:
         setattr(module, _FLAG, flag)
         setattr(module, _GENERATOR, generator)
+
+
+@contextmanager
+def threads_run_inline() -> Iterator[None]:
+    """Let `trio.to_thread`, and so trio's files and paths, run their functions at once in trio's own thread.
+
+    What such a function does takes no virtual time, and its caller goes on in a turn of its own, as after a
+    thread. It cannot call back with `trio.from_thread`: that would wait for the very thread that it is in.
+    Entered before `trio.run`, or inside a run.
+
+    Raises:
+        SchedulingUnsupported: trio's private names are not what they were in 0.35.
+    """
+    module: Any = trio_threads
+    starter = getattr(module, _STARTER, None)
+    if starter is None:
+        raise SchedulingUnsupported(
+            f"this trio has no {_STARTER} in its thread module any more, so that its threads cannot be run "
+            "inline; use the trio version in requirements/lock.txt"
+        )
+    owner = threading.get_ident()
+
+    def start(function: Callable[[], Any], deliver: Callable[[Any], object], name: str | None = None) -> None:
+        if threading.get_ident() == owner:
+            deliver(outcome.capture(function))
+        else:
+            starter(function, deliver, name)  # another run of trio, which is none of ours
+
+    setattr(module, _STARTER, start)
+    try:
+        yield
+    finally:
+        setattr(module, _STARTER, starter)
 
 
 class Auditor:

@@ -4,6 +4,7 @@
         async with MyProtocol().running(a), MyProtocol().running(b):
             ...
 
+`memory_node` is one of them, on a network that the caller holds: to break links, or to let nodes come and go.
 The bus, the broadcast, the overlay's interface, signatures and SQLite are the real ones; network, clock and
 randomness are models, seeded, so the same seed gives the same run. Use it under a trio `MockClock` with
 autojump, or with `p2p.testing.determinism` for byte-identical traces.
@@ -52,43 +53,50 @@ async def memory_nodes(
         auditor: gets a line for each session, stream and dial.
         settings: given to every handler as its own.
     """
-    clock = VirtualClock()
-    network = MemoryNetwork(clock, SeededEntropy(seed, "network"), link, auditor=auditor)
+    network = MemoryNetwork(VirtualClock(), SeededEntropy(seed, "network"), link, auditor=auditor)
     async with contextlib.AsyncExitStack() as stack:
-        nodes = []
-        for index in range(count):
-            context = _node(network, SeededEntropy(seed, f"node/{index}"), clock, settings or {}, index)
-            stack.callback(context.database.close)  # type: ignore[attr-defined]
-            await stack.enter_async_context(context.overlay.running())  # type: ignore[attr-defined]
-            await stack.enter_async_context(context.broadcast.running())  # type: ignore[attr-defined]
-            nodes.append(context)
+        nodes = [
+            await stack.enter_async_context(memory_node(network, index, seed=seed, settings=settings))
+            for index in range(count)
+        ]
         for index, node in enumerate(nodes):
             for other in nodes[index + 1 :]:
                 await node.overlay.connect(other.overlay.listen_addresses()[0])
         yield nodes
 
 
-def _node(
-    network: MemoryNetwork,
-    entropy: SeededEntropy,
-    clock: VirtualClock,
-    settings: Mapping[str, object],
-    index: int,
-) -> NodeContext:
+@contextlib.asynccontextmanager
+async def memory_node(
+    network: MemoryNetwork, index: int, *, seed: int, settings: Mapping[str, object] | None = None
+) -> AsyncIterator[NodeContext]:
+    """Run node number `index` of a network, connected with nobody yet; yields its context.
+
+    Its key and all that it draws follow from `seed` and `index`. Its database is gone with it.
+
+    Args:
+        settings: given to every handler as its own.
+    """
+    entropy = SeededEntropy(seed, f"node/{index}")
     key = PrivateKey.generate(entropy)
     overlay = network.overlay(key)
     bus = LocalBus(key.node_id)
     PeerBus(overlay, bus).start()
     log = structlog.get_logger("test").bind(node=index)
-    return NodeContext(
-        overlay=overlay,
-        bus=bus,
-        broadcast=GossipBroadcast(overlay, key, clock, entropy, log),
-        database=InlineDatabase(),
-        clock=clock,
-        entropy=entropy,
-        signer=key,
-        verifier=recover,
-        settings=settings,
-        log=log,
-    )
+    broadcast = GossipBroadcast(overlay, key, network.clock, entropy, log)
+    database = InlineDatabase()
+    try:
+        async with overlay.running(), broadcast.running():
+            yield NodeContext(
+                overlay=overlay,
+                bus=bus,
+                broadcast=broadcast,
+                database=database,
+                clock=network.clock,
+                entropy=entropy,
+                signer=key,
+                verifier=recover,
+                settings=settings or {},
+                log=log,
+            )
+    finally:
+        database.close()
