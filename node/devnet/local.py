@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 START_PATIENCE = 60.0
 """Seconds for a node to join its overlay; a loaded machine imports slowly."""
-STOP_PATIENCE = 10.0
+STOP_PATIENCE = 20.0
 MAX_PROVIDERS = 32
 _POLL = 0.05
 _DEVNET_ONLY = (

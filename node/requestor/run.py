@@ -76,6 +76,7 @@ class Job:
         self._seen: set[str] = set()
         self._busy: set[str] = set()
         self._stop = trio.CancelScope()
+        self._settling = trio.CancelScope(shield=True)
         self._stopped = False
 
     # --- for whoever watches ----------------------------------------------------------------------------
@@ -89,6 +90,11 @@ class Job:
         """Give the work up; what is finished is still paid."""
         self._stopped = True
         self._stop.cancel()
+
+    def hurry(self, seconds: float) -> None:
+        """Give the work up, and the waiting for bills after `seconds`: the node is going down."""
+        self.stop()
+        self._settling.deadline = trio.current_time() + seconds
 
     def progress(self) -> JobProgress:
         """Return how it is doing."""
@@ -150,7 +156,7 @@ class Job:
             try:
                 await self._compute(platform, allocation)
             finally:
-                with trio.CancelScope(shield=True):
+                with self._settling:
                     await self._settle(platform)
                     await self._release(allocation)
             nursery.cancel_scope.cancel()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ADDRESS = "/local/requestor"
 MAX_JOBS = 64
+SHUTDOWN_PATIENCE = 8.0
+"""Seconds that running jobs have to get their bills when the node stops; accepted ones are paid at its next start."""
 _FOLLOW_PAUSE = 0.25
 """Seconds between two reports of progress."""
 
@@ -74,6 +76,8 @@ class RequestorService:
                 yield helper
             finally:
                 registration.close()
+                for job in helper._jobs.values():
+                    job.hurry(SHUTDOWN_PATIENCE)
                 nursery.cancel_scope.cancel()
 
     def start(self, spec: JobSpec) -> str:
