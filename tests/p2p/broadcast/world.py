@@ -186,6 +186,7 @@ class HandPeer:
             self.heard += [wire.decode_rpc(frame) for frame in reader.feed(data)]
 
     async def _ignore(self, stream: Stream) -> None:
+        self.streams.append(stream)
         await trio.sleep_forever()
 
     def messages(self) -> list[wire.Message]:
