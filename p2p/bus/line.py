@@ -41,8 +41,9 @@ WINDOW_BYTES = 256 * 1024
 """Items of one streaming call that may be under way unread; the last may go beyond it."""
 SEND_LIMIT_BYTES = 16 * 1024 * 1024
 """Bytes waiting to be sent at which the other end is taken for stuck."""
+FRAMES_AT_A_TIME = 64
+"""Frames taken before other tasks get their turn: a chunk of the smallest holds thousands, and takes tens of ms."""
 _RECEIVE_BYTES = 64 * 1024
-"""Read at a time: as many of the smallest frames take some 10 ms, for which nothing else runs."""
 
 _log = structlog.get_logger("p2p.bus")
 
@@ -262,8 +263,12 @@ class Line:
     async def _read(self) -> None:
         try:
             while not self.closed.is_set():
+                taken = 0
                 while (frame := self._reader.next_frame()) is not None:
                     self._receive(frame)
+                    taken += 1
+                    if taken % FRAMES_AT_A_TIME == 0:
+                        await trio.lowlevel.checkpoint()
                 data = await self._stream.receive_some(_RECEIVE_BYTES)
                 if not data:
                     return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 from typing import TYPE_CHECKING
 
@@ -389,3 +390,19 @@ async def test_a_registration_is_answered_once(ends: tuple[Line, RawEnd]) -> Non
     made.drop()
     assert isinstance(answers[2], BusClosed)
     assert len(answers) == 3
+
+
+async def test_a_flood_of_small_frames_lets_others_run(owner: Owner, ends: tuple[Line, RawEnd]) -> None:
+    _, raw = ends
+    seen: list[int] = []
+
+    async def watch() -> None:
+        while len(owner.frames) < 3000:
+            await trio.lowlevel.checkpoint()
+            seen.append(len(owner.frames))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await raw.stream.send_all(frames.encode(frames.Unregister(0)) * 3000)
+    gaps = [after - before for before, after in itertools.pairwise([0, *seen])]
+    assert max(gaps) <= 2 * line.FRAMES_AT_A_TIME, "one end's flood holds the whole process up"
