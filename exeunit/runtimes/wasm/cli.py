@@ -140,7 +140,7 @@ def _bytes(gib: float | None) -> int | None:
 
 
 def _deploy(arguments: argparse.Namespace) -> int:
-    from exeunit.runtimes.wasm import deployment, guest, image, modules
+    from exeunit.runtimes.wasm import deployment, gate, guest, image, modules
 
     workdir, package = _required(arguments, "workdir"), _required(arguments, "task-package")
     cache_directory = _cache_directory(arguments)
@@ -154,6 +154,7 @@ def _deploy(arguments: argparse.Namespace) -> int:
         deployment.Command(entry_point, cache.add(image.read_module(package, contents, entry_point)))
         for entry_point in contents.entry_points
     )
+    gate.compile_gate(cache)
     with contextlib.suppress(NotDeployed):  # the usual case: this is the first deployment here
         deployment.remove_volumes(workdir, deployment.load(workdir).volumes)
     volumes = deployment.make_volumes(workdir, mounts, SystemEntropy())

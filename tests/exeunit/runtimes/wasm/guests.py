@@ -18,6 +18,7 @@ _SIGNATURES = {
     "fd_pwrite": "i32 i32 i32 i64 i32",
     "fd_seek": "i32 i64 i32 i32",
     "fd_close": "i32",
+    "fd_fdstat_set_flags": "i32 i32",
     "fd_allocate": "i32 i64 i64",
     "fd_filestat_set_size": "i32 i64",
     "path_open": "i32 i32 i32 i32 i32 i64 i64 i32 i32",

@@ -42,6 +42,19 @@ ATTACKS = {
         guests.made_file(fdflags=1),
         limit=200,
     ),
+    "appending after all": guests.until_refused(
+        "(block (result i32) (drop (call $fd_seek (local.get $fd) (i64.const 0) (i32.const 0) (i32.const 40)))"
+        " (call $write (local.get $fd) (i32.const 65536)))",
+        f"{NEW_FILE} (drop (call $fd_fdstat_set_flags (local.get $fd) (i32.const 1)))",
+        limit=200,
+    ),
+    "many vectors": guests.until_refused(
+        "(block (result i32) (i32.store (i32.const 100) (i32.const 65536)) (i32.store (i32.const 104)"
+        " (i32.const 3000)) (i32.store (i32.const 108) (i32.const 65536)) (i32.store (i32.const 112)"
+        " (i32.const 60000)) (call $fd_write (local.get $fd) (i32.const 100) (i32.const 2) (i32.const 24)))",
+        NEW_FILE,
+        limit=5000,
+    ),
     "many small files": guests.until_refused(SMALL_FILE),
     "sparse by seeking": guests.until_refused(
         "(block (result i32) (drop (call $fd_seek (local.get $fd) (i64.const 0x10000000000) (i32.const 1)"
