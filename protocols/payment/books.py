@@ -166,8 +166,12 @@ class Books:
         await self.ctx.database.migrate("payment", store.MIGRATIONS)
         await self.letters.migrate()
 
-    async def commit(self, f: Callable[[Entry], T]) -> T:
-        """Run a command in one transaction that is on disk on return, and wake who waits for its outcome."""
+    async def commit(self, f: Callable[[Entry], T], *, durable: bool = True) -> T:
+        """Run a command in one transaction that is on disk on return, and wake who waits for its outcome.
+
+        Args:
+            durable: false for what would be found out again after a crash, such as what the chain says.
+        """
         made: list[Entry] = []
         now_ns = self.now_ns  # here, because a transaction may run in another thread
 
@@ -176,7 +180,7 @@ class Books:
             made.append(entry)
             return f(entry)
 
-        result = await self.ctx.database.write(transaction, durable=True)
+        result = await self.ctx.database.write(transaction, durable=durable)
         self._wake(made[0])
         return result
 

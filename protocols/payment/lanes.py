@@ -300,7 +300,9 @@ class _Lane:
         except (NonceTooHigh, Underpriced) as error:
             self._books.ctx.log.info("transaction waits", tx_hash=transaction.tx_hash, error=str(error))
         self._sent_at[transaction.tx_hash] = trio.current_time()
-        await self._books.commit(lambda entry: batches.set_sent(entry.c, transaction.tx_hash, entry.now_ns))
+        await self._books.commit(
+            lambda entry: batches.set_sent(entry.c, transaction.tx_hash, entry.now_ns), durable=False
+        )
 
     async def _conclude(self, batch: Batch, tx_hash: str) -> None:
         """Book a batch whose last transaction is decided. Raises _Reverted."""

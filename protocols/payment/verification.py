@@ -153,7 +153,7 @@ class Verification:
             confirmations = on_chain = 0
         except (ChainUnavailable, PaymentError) as error:
             self._books.ctx.log.info("payment not checked", payment=payment.payment_id, error=str(error))
-            await self._books.commit(lambda entry: self._postpone(entry, watched))
+            await self._books.commit(lambda entry: self._postpone(entry, watched), durable=False)
             return
         depth = driver.network.confirmations
         await self._books.commit(lambda entry: self._advance(entry, watched, confirmations, on_chain, depth))

@@ -25,6 +25,8 @@ FINAL_AGE_S: Final = 3600.0
 PATIENCE_S: Final = 24 * 3600.0
 """A payment whose transaction vanished and does not come back is forgotten after this time."""
 
+_LEAST_WATCH_S: Final = 10.0
+
 
 def judge(state: PaymentState, confirmations: int, *, depth: int, age_s: float) -> PaymentState:
     """Return a payment's state after a look at the chain.
@@ -46,9 +48,14 @@ def judge(state: PaymentState, confirmations: int, *, depth: int, age_s: float) 
 
 
 def check_pause_s(state: PaymentState, age_s: float, least_s: float) -> float:
-    """Return how long to wait before the next look: short at first, then a tenth of the payment's age."""
-    longest = 600.0 if state is PaymentState.CONFIRMED else 60.0
-    return min(longest, max(least_s, age_s / 10))
+    """Return how long to wait before the next look: short at first, then a tenth of the payment's age.
+
+    A payment that waits for its depth is looked at often; one that settled documents already only in case of a
+    reorganisation.
+    """
+    if state is PaymentState.CONFIRMED:
+        return min(600.0, max(least_s, _LEAST_WATCH_S, age_s / 10))
+    return min(60.0, max(least_s, age_s / 10))
 
 
 def check_cover(amount_wei: int, others_wei: Iterable[int], on_chain_wei: int) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
+    from p2p.storage import Database
     from protocols.payment.api import PaymentService
     from protocols.payment.drivers.base import PaymentDriver
 
@@ -129,6 +130,7 @@ class Node:
         self.path = path / f"{name}.db" if path else None
         self.memory = None if path else InlineDatabase()
         self.wrap: Callable[[PaymentDriver], PaymentDriver] | None = None
+        self.wrap_database: Callable[[Database], Database] = lambda database: database
         self.settings = Settings(check_funds=True, poll_s=0.25)
         self.starts = 0
         self.bus: LocalBus
@@ -155,7 +157,7 @@ class Node:
             overlay=overlay,
             bus=self.bus,
             broadcast=None,  # type: ignore[arg-type]
-            database=database,
+            database=self.wrap_database(database),
             clock=self.world.clock,
             entropy=SeededEntropy(self.starts, self.name),
             signer=self.key,
@@ -176,8 +178,8 @@ class Node:
                 database.close()
 
 
-async def until(predicate: Callable[[], Any], *, within: float = 600.0) -> None:
+async def until(predicate: Callable[[], Any], *, within: float = 600.0, every: float = 0.1) -> None:
     """Wait on virtual time until an asynchronous predicate holds; the autojump clock makes it cheap."""
     with trio.fail_after(within):
         while not await predicate():  # noqa: ASYNC110 - what is waited for has no event
-            await trio.sleep(0.1)
+            await trio.sleep(every)
