@@ -222,6 +222,7 @@ class Documents:
             _spend(entry, allocation, moved, note.activity_id, added, due_ns)
             if note.due_ns is not None:
                 allocations.make_payable(entry.c, owner, note.agreement_id, note.activity_id, note.due_ns)
+                entry.debts = True  # also where nothing is added: what was accepted before may be due sooner now
             acceptance = Acceptance(format_amount(note.total_due_wei))
             entry.tell(
                 note.issuer_id,
@@ -250,6 +251,7 @@ class Documents:
                 settle(entry, owner, "R", invoice.agreement_id, totals, ())
             _spend(entry, allocation, moved, None, added, invoice.due_ns)
             allocations.make_payable(entry.c, owner, invoice.agreement_id, None, invoice.due_ns)
+            entry.debts = True  # also where nothing is added: what was accepted before may be due sooner now
             acceptance = Acceptance(format_amount(invoice.amount_wei))
             entry.tell(
                 invoice.issuer_id,
