@@ -148,6 +148,8 @@ class Books:
         self.receipts = self._outbox("payment_money")
         self.on_delivered: dict[str, Callable[[Item, bytes], Awaitable[None]]] = {}
         """What follows from a peer's Ack, by the message's name."""
+        self.on_refused: dict[str, Callable[[Item, RemoteError], Awaitable[None]]] = {}
+        """What follows from a peer's final refusal, by the message's name."""
         self._signers = signers
 
     @property
@@ -223,6 +225,9 @@ class Books:
             kind=error.kind,
             error=error.message[:200],
         )
+        follow_up = self.on_refused.get(item.method)
+        if follow_up is not None:
+            await follow_up(item, error)
         self.replies.resolve(item.peer, item.key, PeerRefused(error.kind, error.message))
         return True
 

@@ -35,6 +35,7 @@ from protocols.payment.store import allocations, documents, ledger
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from p2p.bus import RemoteError
     from protocols.ground.outbox import Item
     from protocols.payment.books import Books, Entry
     from protocols.payment.facts import Facts
@@ -53,6 +54,8 @@ class Documents:
         self._facts = facts
         books.on_delivered["SendDebitNote"] = self._delivered
         books.on_delivered["SendInvoice"] = self._delivered
+        books.on_delivered["CancelInvoice"] = self._cancelled
+        books.on_refused["CancelInvoice"] = self._not_cancelled
 
     # --- provider -------------------------------------------------------------------------------------------
 
@@ -153,7 +156,7 @@ class Documents:
             raise NotFound(f"no debit note {debit_note_id}")
         if note.status is Status.ISSUED:
             await self._send(
-                note.peer, wire.debit_note_message(note), _send_key(owner, debit_note_id), timeout
+                note.peer, wire.debit_note_message(note), _key("send", owner, debit_note_id), timeout
             )
 
     async def send_invoice(self, owner: str, invoice_id: str, *, timeout: float | None = ACK_TIMEOUT) -> None:
@@ -162,7 +165,7 @@ class Documents:
             raise NotFound(f"no invoice {invoice_id}")
         if invoice.status is Status.ISSUED:
             await self._send(
-                invoice.peer, wire.invoice_message(invoice), _send_key(owner, invoice_id), timeout
+                invoice.peer, wire.invoice_message(invoice), _key("send", owner, invoice_id), timeout
             )
 
     async def cancel_invoice(
@@ -176,27 +179,17 @@ class Documents:
         if invoice.status is Status.CANCELLED:
             return
         try:
-            # Under the key of its sending: what still waits to be sent need not be sent any more.
             await self._send(
                 invoice.peer,
                 CancelInvoice(invoice_id, invoice.recipient_id),
-                _send_key(owner, invoice_id),
+                _key("cancel", owner, invoice_id),
                 timeout,
             )
         except PeerRefused as refusal:
             if refusal.kind == "conflict":
                 raise WrongState(str(refusal), Status.ACCEPTED.value) from refusal
-            if refusal.kind != "notFound":  # what never arrived needs no consent
+            if refusal.kind != "notFound":
                 raise
-
-        def cancel(entry: Entry) -> None:
-            current = documents.invoice(entry.c, owner, invoice_id, "P")
-            assert current is not None
-            advance(entry, current, Action.CANCEL, "CANCELLED")
-            with ledger.changing(entry.c, owner, "P", current.agreement_id, entry.now_ns) as totals:
-                totals.withdraw_invoice(ledger.largest_invoice(entry.c, owner, "P", current.agreement_id))
-
-        await self._books.commit(cancel)
 
     # --- requestor ------------------------------------------------------------------------------------------
 
@@ -222,12 +215,14 @@ class Documents:
             _spend(entry, allocation, moved, note.activity_id, added, due_ns)
             if note.due_ns is not None:
                 allocations.make_payable(entry.c, owner, note.agreement_id, note.activity_id, note.due_ns)
-                entry.debts = True  # also where nothing is added: what was accepted before may be due sooner now
+                entry.debts = (
+                    True  # also where nothing is added: what was accepted before may be due sooner now
+                )
             acceptance = Acceptance(format_amount(note.total_due_wei))
             entry.tell(
                 note.issuer_id,
                 AcceptDebitNoteMessage(debit_note_id, acceptance, note.issuer_id),
-                _answer_key(owner, debit_note_id),
+                _key("accept", owner, debit_note_id),
             )
 
         await self._books.commit(accept)
@@ -256,7 +251,7 @@ class Documents:
             entry.tell(
                 invoice.issuer_id,
                 AcceptInvoiceMessage(invoice_id, acceptance, invoice.issuer_id),
-                _answer_key(owner, invoice_id),
+                _key("accept", owner, invoice_id),
             )
 
         await self._books.commit(accept)
@@ -275,7 +270,7 @@ class Documents:
             entry.tell(
                 invoice.issuer_id,
                 RejectInvoice(invoice_id, wire.rejection_message(rejection), invoice.issuer_id),
-                _answer_key(owner, invoice_id),
+                _key("reject", owner, invoice_id),
             )
 
         await self._books.commit(reject)
@@ -297,6 +292,23 @@ class Documents:
                 advance(entry, document, Action.DELIVER, "RECEIVED")
 
         await self._books.commit(delivered)
+
+    async def _cancelled(self, item: Item, reply: bytes) -> None:
+        _, owner, invoice_id = item.key.split(":", 2)
+
+        def cancel(entry: Entry) -> None:
+            invoice = documents.invoice(entry.c, owner, invoice_id, "P")
+            if invoice is None or invoice.status in OWNED:
+                return
+            advance(entry, invoice, Action.CANCEL, "CANCELLED")
+            with ledger.changing(entry.c, owner, "P", invoice.agreement_id, entry.now_ns) as totals:
+                totals.withdraw_invoice(ledger.largest_invoice(entry.c, owner, "P", invoice.agreement_id))
+
+        await self._books.commit(cancel)
+
+    async def _not_cancelled(self, item: Item, error: RemoteError) -> None:
+        if error.kind == "notFound":  # what never arrived needs no consent
+            await self._cancelled(item, b"")
 
     async def _agreement_of(self, owner: str, activity_id: str) -> str:
         known = await self._books.read(lambda c: ledger.agreement_of_activity(c, owner, "P", activity_id))
@@ -352,10 +364,6 @@ def _spend(
     entry.debts = True
 
 
-def _send_key(owner: str, document_id: str) -> str:
-    return f"send:{owner}:{document_id}"
-
-
-def _answer_key(owner: str, document_id: str) -> str:
-    # Acceptance and rejection share a key: of two answers that wait for a peer, only the newer matters.
-    return f"answer:{owner}:{document_id}"
+def _key(what: str, owner: str, document_id: str) -> str:
+    """Name a message about a document, so that saying it again replaces what still waits."""
+    return f"{what}:{owner}:{document_id}"

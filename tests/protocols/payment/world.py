@@ -22,7 +22,7 @@ from p2p.testing.clock import VirtualClock
 from p2p.testing.overlay import MemoryNetwork
 from protocols.payment.handler import PaymentProtocol
 from protocols.payment.networks import NETWORKS, Network, Platform, parse_platform
-from protocols.payment.records import Agreement
+from protocols.payment.records import Agreement, Status
 from protocols.payment.settings import Settings
 from protocols.payment.testing import ModelChain, ModelDriver
 
@@ -183,3 +183,79 @@ async def until(predicate: Callable[[], Any], *, within: float = 600.0, every: f
     with trio.fail_after(within):
         while not await predicate():  # noqa: ASYNC110 - what is waited for has no event
             await trio.sleep(every)
+
+
+class Deal:
+    """Two running nodes with an agreement, and the steps that most tests need."""
+
+    def __init__(
+        self, world: World, requestor: Node, provider: Node, r: PaymentService, p: PaymentService
+    ) -> None:
+        self.world, self.requestor, self.provider, self.r, self.p = world, requestor, provider, r, p
+        self.allocation_id = ""
+
+    async def allocate(self, total_wei: int = 100 * GLM) -> str:
+        made = await self.r.create_allocation(
+            self.requestor.id, platform=self.world.platform, total_wei=total_wei
+        )
+        self.allocation_id = made.allocation_id
+        return made.allocation_id
+
+    async def note(self, total_wei: int, activity_id: str = "act1", *, due_ns: int | None = None) -> str:
+        """Issue a debit note and send it."""
+        note = await self.p.issue_debit_note(
+            self.provider.id, activity_id=activity_id, total_due_wei=total_wei, due_ns=due_ns
+        )
+        await self.p.send_debit_note(self.provider.id, note.debit_note_id)
+        return note.debit_note_id
+
+    async def invoice(self, amount_wei: int, agreement_id: str = "a1") -> str:
+        """Issue an invoice and send it."""
+        invoice = await self.p.issue_invoice(
+            self.provider.id, agreement_id=agreement_id, amount_wei=amount_wei
+        )
+        await self.p.send_invoice(self.provider.id, invoice.invoice_id)
+        return invoice.invoice_id
+
+    async def accept_note(self, debit_note_id: str, total_wei: int) -> None:
+        await self.r.accept_debit_note(
+            self.requestor.id, debit_note_id, amount_wei=total_wei, allocation_id=self.allocation_id
+        )
+
+    async def accept_invoice(self, invoice_id: str, amount_wei: int) -> None:
+        await self.r.accept_invoice(
+            self.requestor.id, invoice_id, amount_wei=amount_wei, allocation_id=self.allocation_id
+        )
+
+    async def accepted_invoice(self, amount_wei: int) -> str:
+        """Bill an amount and have it accepted."""
+        invoice_id = await self.invoice(amount_wei)
+        await self.accept_invoice(invoice_id, amount_wei)
+        return invoice_id
+
+    async def settled(self, invoice_id: str) -> None:
+        """Wait until the provider's copy is settled."""
+
+        async def is_settled() -> bool:
+            found = await self.p.invoice(self.provider.id, invoice_id)
+            return found.status is Status.SETTLED
+
+        await until(is_settled)
+
+    async def clean(self) -> None:
+        """Check both sides' books."""
+        for service in (self.r, self.p):
+            audit = await service.audit()
+            assert audit.clean, audit
+
+
+@contextlib.asynccontextmanager
+async def deal(world: World | None = None, **changes: Any) -> AsyncIterator[Deal]:
+    """Run a rich requestor and a provider with one agreement and one activity."""
+    world = world or World()
+    requestor, provider = Node(world, "requestor", rich=True), Node(world, "provider")
+    world.agree(requestor, provider, **changes)
+    async with requestor.running() as r, provider.running() as p:
+        made = Deal(world, requestor, provider, r, p)
+        await made.allocate()
+        yield made
