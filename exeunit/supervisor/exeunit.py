@@ -20,6 +20,7 @@ from exeunit.sandbox import disk
 from exeunit.supervisor.child import CannotStart, Ended, run_child
 from exeunit.supervisor.core import SUPERVISOR_FAILURE, Core, Job, Refused
 from exeunit.supervisor.journal import Journal
+from exeunit.supervisor.meter import Meter
 from exeunit.supervisor.runtime import (
     MAX_ANSWER_BYTES,
     BadAnswer,
@@ -396,7 +397,7 @@ class ExeUnit:
         if self._agreement.task_package is None:
             return None
         location = parse_location(self._agreement.task_package, "file")
-        meter = _Meter(self, command)
+        meter = self._meter(command)
         transfers = Transfers(self._deploy_schemes, note=meter.note)
         path, cached = await self._images.get(transfers, location, meter.progress)
         if cached:
@@ -416,7 +417,7 @@ class ExeUnit:
 
     async def _transfer(self, command: Command) -> tuple[int, str | None]:
         assert command.places is not None
-        meter = _Meter(self, command)
+        meter = self._meter(command)
         transfers = Transfers(self._schemes, note=meter.note)
         try:
             size = await transfers.transfer(*command.places, meter.progress)
@@ -471,42 +472,12 @@ class ExeUnit:
         self._usage.child_ended(ended.cpu_s, ended.peak_bytes)
         self._child = None
 
-    # --- what `_Meter` tells --------------------------------------------------------------------------------
+    def _meter(self, command: Command) -> Meter:
+        def tell(done: int, total: int | None, message: str | None, finished: bool) -> None:
+            self._core.progress(done, total, message, self._clock.utc_ns(), finished=finished)
+            self._notify()
 
-    def tell_progress(self, done: int, total: int | None, message: str | None, finished: bool) -> None:
-        """Put a progress event into the log of the running command."""
-        self._core.progress(done, total, message, self._clock.utc_ns(), finished=finished)
-        self._notify()
-
-    def monotonic(self) -> float:
-        """Return the clock's monotonic seconds."""
-        return self._clock.monotonic()
-
-
-class _Meter:
-    """Turns the many small steps of a transfer into as many events as the script asked for."""
-
-    def __init__(self, unit: ExeUnit, command: Command) -> None:
-        self._unit = unit
-        self._interval = command.progress
-        self._next = 0.0
-        self._done = 0
-        self._total: int | None = None
-
-    def progress(self, done: int, total: int | None) -> None:
-        self._done, self._total = done, total
-        now = self._unit.monotonic()
-        if self._interval is not None and now >= self._next:
-            self._next = now + self._interval
-            self._unit.tell_progress(done, total, None, False)
-
-    def note(self, message: str) -> None:
-        if self._interval is not None:
-            self._unit.tell_progress(self._done, self._total, message, False)
-
-    def finished(self, size: int) -> None:
-        if self._interval is not None:
-            self._unit.tell_progress(size, size, None, True)
+        return Meter(command.progress, tell, self._clock)
 
 
 def _poll_seconds(timeout: float | None) -> float:

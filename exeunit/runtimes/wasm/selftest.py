@@ -54,6 +54,7 @@ def _guest_runs(directory: str) -> confinement.Verdict:
         file.write(wasmtime.wat2wasm(GUEST))
     command = [
         sys.executable,
+        "-P",
         "-m",
         "exeunit.runtimes.wasm",
         "--workdir",
