@@ -5,8 +5,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+TESTED := $(VENV)/.examples
 
-.PHONY: help setup run test check bench clean contracts wasm
+.PHONY: help setup run test check bench contracts wasm clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -27,8 +28,13 @@ $(STAMP): requirements/lock.txt pyproject.toml
 run: $(STAMP) ## a whole market on this machine: computes a picture and pays for it
 	@$(BIN)/golem-p2p demo
 
-test: $(STAMP) ## all tests
+test: $(TESTED) ## all tests
 	@$(BIN)/python -m pytest
+
+# The example is a distribution of its own, installed as a stranger's would be.
+$(TESTED): $(STAMP) $(wildcard examples/hello_protocol/src/golem_hello/*.py) examples/hello_protocol/pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall ./examples/hello_protocol
+	@touch $@
 
 check: $(STAMP) ## lint, format, types, dependency rules
 	@$(BIN)/ruff check .
@@ -36,8 +42,17 @@ check: $(STAMP) ## lint, format, types, dependency rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
+contracts: ## compile the embedded chain's contracts again (the JSON files are committed)
+	@test -x .venv-contracts/bin/vyper || { $(PYTHON) -m venv .venv-contracts && .venv-contracts/bin/python -m pip install --quiet vyper==0.4.3; }
+	@.venv-contracts/bin/python node/devnet/contracts/compile.py
+
+wasm: ## build the demo's WASM program again (it is committed)
+	@test -x .venv-wasm/bin/python || { $(PYTHON) -m venv .venv-wasm && .venv-wasm/bin/python -m pip install --quiet ziglang==0.17.1; }
+	@.venv-wasm/bin/python -m ziglang cc -target wasm32-wasi -O3 -ffast-math -fno-math-errno -Wall -Wextra -s \
+		-o node/requestor/demo/pathtracer.wasm examples/pathtracer/pathtracer.c
+
 bench: $(STAMP) ## every benchmark, one JSON object each
 	@for f in tests/bench/[a-z]*.py; do $(BIN)/python -m tests.bench.$$(basename $$f .py) --json || exit 1; done
 
-clean: ## remove what setup and run made
-	rm -rf $(VENV) .run
+clean: ## remove what setup, run and the builds made
+	rm -rf $(VENV) .venv-* .run

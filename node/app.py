@@ -48,7 +48,6 @@ from protocols.files.bulk import BulkSocket
 from protocols.files.handler import FilesProtocol
 from protocols.market.handler import MarketProtocol
 from protocols.payment import settings as payment_settings
-from protocols.payment.drivers.erc20.driver import FACTORY as ERC20
 from protocols.payment.handler import PaymentProtocol
 from protocols.payment.networks import NETWORKS
 
@@ -60,8 +59,10 @@ if TYPE_CHECKING:
     from node.config import Config
     from p2p.identity import PrivateKey
     from p2p.protocol import Protocol
+    from protocols.payment.drivers.base import DriverFactory
 
 ACCESS_FILE = "rest.json"
+DRIVER_GROUP = "golem_p2p.payment_drivers"
 
 
 class AlreadyRunning(Exception):
@@ -156,7 +157,7 @@ async def _start(node: Node, stack: contextlib.AsyncExitStack) -> None:
         config.data_dir / "exe-unit", door, bulk, runtimes, node.entropy, structlog.get_logger("exe-unit")
     )
     node.activity = ActivityProtocol(launcher if config["provider.enabled"] else None)
-    node.payment = PaymentProtocol(_payment_settings(config), drivers=(ERC20,))
+    node.payment = PaymentProtocol(_payment_settings(config), drivers=_drivers(node))
     for protocol in (node.market, node.payment, node.activity, node.files):
         await stack.enter_async_context(protocol.running(_context_of(context, protocol, node)))
     await _start_plugins(node, context, stack)
@@ -165,6 +166,18 @@ async def _start(node: Node, stack: contextlib.AsyncExitStack) -> None:
     nursery.start_soon(_join_overlay, node)
     if config["provider.enabled"]:
         node.provider = await stack.enter_async_context(ProviderAgent.running(node, runtimes))
+
+
+def _drivers(node: Node) -> list[DriverFactory]:
+    """Return the payment drivers of this environment, ours among them; a broken one is named and left out."""
+    drivers = []
+    for entry in importlib.metadata.entry_points(group=DRIVER_GROUP):
+        try:
+            drivers.append(entry.load())
+        except Exception as error:
+            node.log.exception("payment driver not loaded", plugin=entry.name)
+            node.problems.append(f"the payment driver {entry.name} could not be loaded: {error}")
+    return drivers
 
 
 def _payment_settings(config: Config) -> payment_settings.Settings:

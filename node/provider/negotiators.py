@@ -10,6 +10,7 @@ A third party adds a component under the entry-point group `golem_p2p.negotiator
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ PAYMENT_TIMEOUT = "golem.com.scheme.payu.payment-timeout-sec?"
 COEFFICIENTS = "golem.com.pricing.model.linear.coeffs"
 
 DAY = 24 * 3600
+ENTRY_POINT_GROUP = "golem_p2p.negotiators"
 
 Properties = Mapping[str, Any]
 
@@ -160,7 +162,7 @@ class Price:
 
 
 def default_chain() -> tuple[Negotiator, ...]:
-    """Return the components in their order: the cheapest refusals first."""
+    """Return the components in their order: the cheapest refusals first, other packages' last."""
     return (
         Platform(),
         Capacity(),
@@ -168,6 +170,7 @@ def default_chain() -> tuple[Negotiator, ...]:
         Adopted(NOTE_INTERVAL),
         Adopted(PAYMENT_TIMEOUT, required_from=10 * 3600),
         Price(),
+        *(entry.load() for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)),
     )
 
 
