@@ -1,8 +1,9 @@
 """`Outbox`: what a line has yet to send.
 
 What is put is written at once if the socket takes it and nothing waits before it. That saves a task switch per
-message: a fifth of the processor time of a call made alone, and nothing when a hundred are made at once. The rest waits for the writer task, which sends what has gathered in one go. No
-sender writes and then waits, so that no cancellation can tear a message in two.
+message: a fifth of the processor time of a call made alone, and nothing when a hundred are made at once. The
+rest waits for the writer task, which sends what has gathered in one go. No sender writes and then waits, so that
+no cancellation can tear a message in two.
 """
 
 from __future__ import annotations

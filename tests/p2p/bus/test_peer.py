@@ -425,3 +425,25 @@ async def test_a_stream_that_does_not_close_is_broken_off(autojump_clock: MockCl
     await peer._finish(sticky, ended=True)  # type: ignore[arg-type]
     assert sticky.was_reset
     assert trio.current_time() == pytest.approx(peer.CLOSE_TIMEOUT)
+
+
+@pytest.mark.parametrize("dead", [1, 2])
+async def test_a_session_that_died_unnoticed_is_tried_once_more(
+    autojump_clock: MockClock, net: Net, monkeypatch: pytest.MonkeyPatch, dead: int
+) -> None:
+    opened = 0
+    real = net.a.open_stream
+
+    async def open_stream(node: NodeId, protocol: str) -> Stream:
+        nonlocal opened
+        opened += 1
+        if opened <= dead:
+            raise StreamBroken("the session was dead already")
+        return await real(node, protocol)
+
+    monkeypatch.setattr(net.a, "open_stream", open_stream)
+    if dead == 1:
+        assert await net.here.call(ADDRESS + "/Echo", b"x") == b"x"
+    else:
+        assert isinstance(await error_of(net.here, ADDRESS + "/Echo"), BusClosed)
+    assert opened == 2
