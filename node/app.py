@@ -30,7 +30,7 @@ from node.config import ConfigError
 from node.keys import open_identity
 from node.provider.agent import ProviderAgent
 from node.provider.exeunits import SupervisorLauncher
-from node.provider.runtimes import builtin_runtimes
+from node.provider.runtimes import Unfit, builtin_runtimes, examine
 from node.requestor.service import RequestorService
 from p2p.broadcast.driver import GossipBroadcast
 from p2p.bus.door import Door
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
     from node.api.web import Session
     from node.config import Config
+    from node.provider.runtimes import RuntimeDescriptor
     from p2p.identity import PrivateKey
     from p2p.protocol import Protocol
     from protocols.payment.drivers.base import DriverFactory
@@ -165,7 +166,21 @@ async def _start(node: Node, stack: contextlib.AsyncExitStack) -> None:
     await _start_rest(node, stack)
     nursery.start_soon(_join_overlay, node)
     if config["provider.enabled"]:
-        node.provider = await stack.enter_async_context(ProviderAgent.running(node, runtimes))
+        node.provider = await stack.enter_async_context(
+            ProviderAgent.running(node, await _fit(node, runtimes))
+        )
+
+
+async def _fit(node: Node, runtimes: Mapping[str, RuntimeDescriptor]) -> dict[str, RuntimeDescriptor]:
+    """Return the runtimes that pass their self test; the others are named among the node's problems."""
+    fit = {}
+    for name, runtime in runtimes.items():
+        try:
+            fit[name] = await examine(runtime)
+        except Unfit as error:
+            node.log.error("runtime not offered", runtime=name, reason=str(error))
+            node.problems.append(f"the runtime {name} is not offered: {error}")
+    return fit
 
 
 def _drivers(node: Node) -> list[DriverFactory]:

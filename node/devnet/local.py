@@ -172,7 +172,7 @@ class LocalNetwork:
             "provider.enabled": str(name != "requestor").lower(),
             "provider.name": name,
         }
-        command = [sys.executable, "-m", "node.cli.main", "node", "run", "--data-dir", str(data_dir)]
+        command = [sys.executable, "-P", "-m", "node.cli.main", "node", "run", "--data-dir", str(data_dir)]
         for setting, value in settings.items():
             command += ["--set", f"{setting}={value}"]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(_DEVNET_ONLY)}

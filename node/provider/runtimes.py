@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.metadata import version
 from typing import Any
 
 import msgspec
+import trio
 
 from node.provider.presets import CPU, DURATION
+
+SELF_TEST_TIMEOUT = 120.0
+"""Seconds; a loaded machine compiles slowly."""
 
 
 class RuntimeDescriptor(msgspec.Struct, frozen=True):
@@ -24,11 +29,51 @@ class RuntimeDescriptor(msgspec.Struct, frozen=True):
     counters: tuple[str, ...]
     """Usage counters that it reports, in the order of the offer's usage vector."""
     properties: dict[str, Any]
-    """Further properties of its offers."""
+    """Further properties of its offers; its own template is added when it is examined."""
 
     def command(self, *arguments: str) -> list[str]:
         """Return the supervisor's command line for a subcommand."""
         return [*self.supervisor_program, *self.supervisor_arguments, *arguments]
+
+
+class Unfit(Exception):
+    """A runtime that must not be offered; the message says why."""
+
+
+async def examine(runtime: RuntimeDescriptor) -> RuntimeDescriptor:
+    """Run a runtime's self test, and return it with the properties that it says its offers should have.
+
+    What the offer says of isolation is what the self test has just proved.
+
+    Raises:
+        Unfit: the test failed, or the runtime could not be run.
+    """
+    with trio.move_on_after(SELF_TEST_TIMEOUT):
+        test = await _call(runtime, "test")
+        if test.returncode != 0:
+            raise Unfit(f"its self test failed: {_last_line(test)}")
+        template = await _call(runtime, "offer-template")
+        try:
+            properties = dict(msgspec.json.decode(template.stdout)["properties"])
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+            raise Unfit(f"its offer template cannot be read: {error}") from error
+        properties.pop("golem.com.usage.vector", None)  # the preset decides what is priced
+        return msgspec.structs.replace(runtime, properties={**properties, **runtime.properties})
+    raise Unfit(f"its self test did not end within {SELF_TEST_TIMEOUT:.0f} s")
+
+
+async def _call(runtime: RuntimeDescriptor, verb: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return await trio.run_process(
+            runtime.command(verb), capture_stdout=True, capture_stderr=True, check=False
+        )
+    except OSError as error:
+        raise Unfit(f"it cannot be started: {error.strerror}") from error
+
+
+def _last_line(done: subprocess.CompletedProcess[bytes]) -> str:
+    lines = (done.stdout + done.stderr).decode(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else f"exit code {done.returncode}"
 
 
 def builtin_runtimes(*, private_addresses: bool) -> dict[str, RuntimeDescriptor]:
@@ -42,15 +87,11 @@ def builtin_runtimes(*, private_addresses: bool) -> dict[str, RuntimeDescriptor]
     wasm = RuntimeDescriptor(
         name="wasmtime",
         version=version("golem-p2p"),
-        supervisor_program=(sys.executable, "-m", "exeunit.supervisor"),
+        supervisor_program=(sys.executable, "-P", "-m", "exeunit.supervisor"),
         supervisor_arguments=(*allowed, "-b", "module:exeunit.runtimes.wasm"),
         counters=(DURATION, CPU),
         properties={
-            "golem.runtime.capabilities": [],
             "golem.runtime.wasm.wasi.version@v": "0.1.0",
-            "golem.activity.caps.transfer.protocol": ["http", "https", "gftp"],
-            "golem.activity.caps.transfer.report-progress": True,
-            "golem.activity.caps.deploy.report-progress": True,
         },
     )
     return {wasm.name: wasm}
