@@ -190,7 +190,7 @@ class AgreementExchange:
             assert mine.proposed_signature is not None
             message = AgreementReceived(codec.encode(mine.terms), mine.proposed_signature)
             expires_ns = now + int(self._settings.confirm_timeout * SECOND)
-            self._promise(c, mine, message, "open", expires_ns)
+            self._promise(c, mine, message, expires_ns)
             return self._keep(c, [mine], now)[-1]
 
         await self._write(confirm, now)
@@ -253,7 +253,7 @@ class AgreementExchange:
                 app_session_id=app_session_id,
             )
             expires_ns = (core.due_ns(mine) or now) + SECOND
-            self._promise(c, mine, AgreementApproved(agreement_id, now, signature), "answer", expires_ns)
+            self._promise(c, mine, AgreementApproved(agreement_id, now, signature), expires_ns)
             return self._keep(c, [mine], now)[-1]
 
         await self._write(approve, now)
@@ -384,23 +384,21 @@ class AgreementExchange:
             store.log_event(c, step, now_ns)
         return steps
 
-    def _promise(
-        self, c: Connection, mine: Agreement, message: msgspec.Struct, what: str, expires_ns: int
-    ) -> None:
-        key = f"{mine.role.value[0]}/{mine.agreement_id}/{what}"
+    def _promise(self, c: Connection, mine: Agreement, message: msgspec.Struct, expires_ns: int) -> None:
+        # Each message is sent once in an agreement's life, and they go out in this order.
+        key = f"{mine.role.value[0]}/{mine.agreement_id}/{type(message).__name__}"
         self._outbox.put(c, mine.peer, PROTOCOL, message, key=key, expires_ns=expires_ns)
 
     def _promise_end(self, c: Connection, mine: Agreement, now_ns: int) -> None:
         end = mine.end
         assert end is not None
-        # A cancellation takes the place of a proposal that was not delivered yet; a rejection answers it.
-        message_type, what = {
-            _S.CANCELLED: (AgreementCancelled, "open"),
-            _S.REJECTED: (AgreementRejected, "answer"),
-            _S.TERMINATED: (AgreementTerminated, "end"),
+        message_type = {
+            _S.CANCELLED: AgreementCancelled,
+            _S.REJECTED: AgreementRejected,
+            _S.TERMINATED: AgreementTerminated,
         }[mine.state]
         message = message_type(mine.agreement_id, end.reason, end.at_ns, end.signature)
-        self._promise(c, mine, message, what, now_ns + NOTICE_KEPT_NS)
+        self._promise(c, mine, message, now_ns + NOTICE_KEPT_NS)
 
     def _announce(self, steps: Sequence[Agreement], now_ns: int) -> None:
         for mine in steps:
@@ -461,7 +459,7 @@ class AgreementExchange:
             return
         if mine.state is _S.APPROVED and mine.committed_signature is not None:
             message = AgreementCommitted(mine.agreement_id, mine.committed_signature)
-            self._promise(c, mine, message, "committed", now_ns + NOTICE_KEPT_NS)
+            self._promise(c, mine, message, now_ns + NOTICE_KEPT_NS)
         elif mine.state is _S.TERMINATED and mine.end is not None and mine.end.by is Role.REQUESTOR:
             self._promise_end(c, mine, now_ns)
 

@@ -79,7 +79,12 @@ class MarketClient:
         return await self("GET", target)
 
     async def _run(
-        self, method: str, target: str, data: bytes, headers: Mapping[str, str], leaves_after: float | None
+        self,
+        method: str,
+        target: str,
+        data: bytes,
+        headers: Mapping[str, str],
+        leaves_after: float | None,
     ) -> Answer:
         path, _, query = target.partition("?")
         scope = {

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import trio
+
+from p2p.bus import ask, net_address
 from p2p.testing.clock import EPOCH_NS
 from p2p.testing.nodes import memory_nodes
 from protocols.market.events import AgreementArrived, NegotiationEvent, ProposalArrived
@@ -15,6 +19,8 @@ if TYPE_CHECKING:
 
     from p2p.identity import NodeId
     from p2p.protocol import NodeContext
+    from p2p.testing.overlay import MemoryNetwork
+    from protocols.market.messages import AgreementState
     from protocols.market.service import Market
 
 HOUR_NS = 3600 * 10**9
@@ -30,12 +36,59 @@ DEMAND_CONSTRAINTS = "(&(golem.runtime.name=vm)(golem.inf.mem.gib>=0.5)(golem.no
 
 
 class Trader:
-    """One node, acting for its own identity."""
+    """One node, acting for its own identity. It can be stopped and started again on the same disk."""
 
-    def __init__(self, ctx: NodeContext, market: Market) -> None:
+    def __init__(self, ctx: NodeContext, nursery: trio.Nursery) -> None:
         self.ctx = ctx
-        self.market = market
         self.id: NodeId = ctx.node_id
+        self.protocol = MarketProtocol()
+        self._nursery = nursery
+        self._life = trio.CancelScope()
+        self._ended = trio.Event()
+
+    @property
+    def market(self) -> Market:
+        return self.protocol.service
+
+    @property
+    def network(self) -> MemoryNetwork:
+        """What lies between this node and the others."""
+        overlay: Any = self.ctx.overlay
+        world: MemoryNetwork = overlay._world
+        return world
+
+    async def start(self) -> None:
+        self.protocol = MarketProtocol()
+        self._life, self._ended = trio.CancelScope(), trio.Event()
+        await self._nursery.start(self._live)
+
+    async def _live(self, task_status: Any) -> None:
+        with self._life:
+            async with self.protocol.running(self.ctx):
+                task_status.started()
+                await trio.Event().wait()
+        self._ended.set()
+
+    async def kill(self) -> None:
+        """End the protocol where it stands."""
+        self._life.cancel()
+        await self._ended.wait()
+
+    async def restart(self) -> None:
+        await self.kill()
+        await self.start()
+
+    async def state(self, agreement: str) -> AgreementState:
+        return (await self.market.agreement(self.id, agreement)).state
+
+    async def kinds(self) -> list[str]:
+        """Return what happened to our agreements."""
+        events = await self.market.agreement_events(self.id, after_ns=0, timeout=0, limit=100)
+        return [event.kind for event in events]
+
+    async def ask(self, peer: Trader, message: Any, reply: Any) -> Any:
+        """Say something to a peer's node as this node."""
+        return await ask(self.ctx.bus, net_address(peer.id, "market"), message, reply)
 
     async def offer(self, properties: Any = None, constraints: str = OFFER_CONSTRAINTS, **more: Any) -> str:
         return await self.market.subscribe_offer(self.id, properties or OFFER, constraints, **more)
@@ -57,16 +110,46 @@ class Trader:
         return await self.market.counter(self.id, subscription, proposal_id, properties, constraints)
 
 
+class Neighbours:
+    """A broadcast that hands records straight to everyone else, and lets nodes join again."""
+
+    def __init__(self) -> None:
+        self.topics: dict[NodeId, Any] = {}
+        self.published: list[tuple[NodeId, bytes]] = []
+
+    def of(self, node_id: NodeId) -> Any:
+        return _Neighbour(self, node_id)
+
+
+class _Neighbour:
+    def __init__(self, everyone: Neighbours, node_id: NodeId) -> None:
+        self._everyone = everyone
+        self._node_id = node_id
+
+    async def join(self, topic: Any) -> None:
+        self._everyone.topics[self._node_id] = topic
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        self._everyone.published.append((self._node_id, data))
+        for node_id, other in list(self._everyone.topics.items()):
+            if node_id != self._node_id:
+                await other.receive(data, self._node_id)
+
+
 @contextlib.asynccontextmanager
-async def traders(count: int = 2, *, seed: int = 1, **settings: object) -> AsyncIterator[list[Trader]]:
-    """Run markets on `count` connected nodes."""
-    async with contextlib.AsyncExitStack() as stack:
+async def traders(
+    count: int = 2, *, seed: int = 1, neighbours: Neighbours | None = None, **settings: object
+) -> AsyncIterator[list[Trader]]:
+    """Run markets on `count` connected nodes; with `neighbours` instead of gossip, if given."""
+    async with memory_nodes(count, seed=seed, settings=settings) as nodes, trio.open_nursery() as nursery:
         found = []
-        for ctx in await stack.enter_async_context(memory_nodes(count, seed=seed, settings=settings)):
-            protocol = MarketProtocol()
-            await stack.enter_async_context(protocol.running(ctx))
-            found.append(Trader(ctx, protocol.service))
+        for ctx in nodes:
+            if neighbours is not None:
+                ctx = dataclasses.replace(ctx, broadcast=neighbours.of(ctx.node_id))
+            found.append(Trader(ctx, nursery))
+            await found[-1].start()
         yield found
+        nursery.cancel_scope.cancel()
 
 
 async def negotiated(provider: Trader, requestor: Trader) -> tuple[str, str, str]:
@@ -100,4 +183,4 @@ async def approved(provider: Trader, requestor: Trader, valid_ns: int = HOUR_NS)
     return offer, demand, agreement
 
 
-__all__ = ["EPOCH_NS", "HOUR_NS", "Trader", "approved", "negotiated", "pending", "traders"]
+__all__ = ["EPOCH_NS", "HOUR_NS", "Neighbours", "Trader", "approved", "negotiated", "pending", "traders"]
