@@ -47,6 +47,8 @@ RECEIVERS = 16
 """Records of gossip that are judged at once."""
 REOPEN_DELAY = (1.0, 60.0)
 """Seconds until a gossip stream that broke, or was refused, is tried anew: at first, and at most."""
+MEET_TIMEOUT = 5.0
+"""Seconds that a gossip stream waits for word of its session, which an overlay may give later."""
 EXCHANGE_TIMEOUT = 300.0
 """Seconds for one sync, led or answered. A first one may bring the whole market."""
 MAX_ANSWERED = 8
@@ -87,6 +89,8 @@ class GossipBroadcast:
         self._claimed: set[tuple[str, str, int]] = set()
         self._answering: set[NodeId] = set()
         self._nursery: trio.Nursery | None = None
+        self._met = trio.Event()
+        """Set, and made anew, when a peer has connected."""
         self._judged = trio.Event()
         """Set, and made anew, when a record has been judged."""
         # The router never has more than this under validation, so that sending here never fails.
@@ -237,6 +241,8 @@ class GossipBroadcast:
             self._links[peer] = link = Link(peer, self._router.counters)
             self._do(self._router.peer_added(self._clock.monotonic(), peer))
             self._nursery.start_soon(self._serve_link, link)
+            self._met.set()
+            self._met = trio.Event()
 
     def _lose(self, peer: str) -> None:
         link = self._links.pop(peer, None)
@@ -282,8 +288,9 @@ class GossipBroadcast:
 
     async def _serve_gossip(self, stream: Stream) -> None:
         peer = stream.peer
-        if peer in self._connected():  # word of its session may come later than its first stream
-            self._meet(peer)
+        with trio.move_on_after(MEET_TIMEOUT):
+            while self._nursery is not None and peer not in self._links:
+                await self._met.wait()
         if peer not in self._links or self.ignores(peer):
             stream.reset()
             return

@@ -142,8 +142,8 @@ class Swarm:
         return self._trace.hexdigest()
 
     def _count(self, rpc: Rpc) -> None:
-        for kind in msgspec.structs.fields(rpc):
-            self.sent[kind.name] += len(getattr(rpc, kind.name))
+        for kind in Rpc.__struct_fields__:
+            self.sent[kind] += len(getattr(rpc, kind))
 
     def _arrive(self, sender: str, receiver: str, frame: bytes) -> None:
         if (sender, receiver) in self.links:
