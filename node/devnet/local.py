@@ -75,11 +75,12 @@ class LocalNetwork:
         self._file = self.folder / DEVNET_FILE
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
-    def up(self, providers: int, tell: Callable[[str], None]) -> LocalState:
+    def up(self, providers: int, tell: Callable[[str], None], *, requestor: bool = False) -> LocalState:
         """Start the chain and as many providers as are missing; what runs already is left running.
 
         Args:
             tell: gets a line for each step.
+            requestor: whether the node `requestor` is wanted too.
 
         Raises:
             DevnetError: something did not start; the text names its log.
@@ -93,7 +94,7 @@ class LocalNetwork:
         chain = control.up(self.folder / "chain")
         state = LocalState(chain.rpc_url, (), tuple(running.values()))
         self._save(state)
-        names = [f"provider-{i + 1}" for i in range(providers)]
+        names = [f"provider-{i + 1}" for i in range(providers)] + ["requestor"] * requestor
         missing = [name for name in names if name not in running]
         if missing and not any(node.address for node in running.values()):
             # The first one is whom the others ask for more.

@@ -73,7 +73,7 @@ def run_demo(
     network = LocalNetwork(base)
     try:
         network.down()  # what a killed demo may have left
-        network.up(providers, complain)
+        network.up(providers, complain, requestor=True)
         progress, code = _compute(network, base, width, height, samples, columns, rows, providers, as_json)
     except DevnetError as error:
         raise CliError(str(error)) from error
@@ -112,7 +112,7 @@ def _compute(
     from node.cli.node import run_trio
     from node.requestor.job import JobSpec
 
-    requestor = network.start_requestor(complain)
+    requestor = next(node for node in network.alive() if node.name == "requestor")
     tiles = base / "tiles"
     tiles.mkdir(exist_ok=True)
     for old in tiles.glob("tile-*.ppm"):
