@@ -349,7 +349,9 @@ class MemoryOverlay:
             if not session.is_open(self):
                 raise PeerUnreachable(f"{peer} was lost as the session began")
         except BaseException as error:
-            world.trace(me, f"dial {peer} failed: {error}")
+            # trio's words for a cancellation name objects by their addresses, which no run shares with another.
+            why = "it was given up" if isinstance(error, trio.Cancelled) else error
+            world.trace(me, f"dial {peer} failed: {why}")
             if session is not None:
                 session.close(self, "the dial was given up")
             raise
