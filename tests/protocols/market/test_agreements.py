@@ -418,22 +418,7 @@ async def test_terms_that_were_not_negotiated_are_rejected(autojump_clock: trio.
     async with traders(3) as (provider, requestor, stranger):
         offer, demand, draft = await negotiated(provider, requestor)
         now = requestor.ctx.clock.utc_ns()
-        proposal = await requestor.market.proposal(requestor.id, demand, draft)
-        asked = await requestor.market.proposal(requestor.id, demand, proposal.prev_proposal_id or "")
-        honest = m.AgreementTerms(
-            network="devnet",
-            requestor_id=requestor.id,
-            provider_id=provider.id,
-            demand_id=demand,
-            offer_id=offer,
-            proposal_id=draft[2:],
-            demand_properties=asked.properties,
-            demand_constraints=asked.constraints,
-            offer_properties=proposal.properties,
-            offer_constraints=proposal.constraints,
-            created_ns=now,
-            valid_to_ns=now + HOUR_NS,
-        )
+        honest = await honest_terms(provider, requestor, offer, demand, draft)
 
         def message(terms: m.AgreementTerms, by: Trader) -> m.AgreementReceived:
             return m.AgreementReceived(codec.encode(terms), by.ctx.signer.sign(terms_digest(terms)))
@@ -472,13 +457,12 @@ async def test_terms_that_were_not_negotiated_are_rejected(autojump_clock: trio.
         assert len(await provider.collect("offer", offer)) == 1
 
 
-async def test_repeated_proposals_of_one_agreement_at_once(autojump_clock: trio.testing.MockClock) -> None:
+async def test_one_agreement_said_five_times_at_once_is_one(autojump_clock: trio.testing.MockClock) -> None:
     async with traders() as (provider, requestor):
-        _, _, agreement = await pending(provider, requestor)
-        held = await requestor.market.agreements_of_all.get(requestor.id, agreement)
-        assert held.proposed_signature is not None
-        message = m.AgreementReceived(codec.encode(held.terms), held.proposed_signature)
-        states: list[AgreementState] = []
+        offer, demand, draft = await negotiated(provider, requestor)
+        terms = await honest_terms(provider, requestor, offer, demand, draft)
+        message = m.AgreementReceived(codec.encode(terms), requestor.ctx.signer.sign(terms_digest(terms)))
+        states: list[AgreementState | None] = []
 
         async def say() -> None:
             states.append((await requestor.ask(provider, message, AgreementStatus)).state)
@@ -487,6 +471,30 @@ async def test_repeated_proposals_of_one_agreement_at_once(autojump_clock: trio.
             for _ in range(5):
                 nursery.start_soon(say)
         assert states == [S.PENDING] * 5
+        assert len(await provider.collect("offer", offer)) == 1
+
+
+async def honest_terms(
+    provider: Trader, requestor: Trader, offer: str, demand: str, draft: str
+) -> m.AgreementTerms:
+    """Return the terms that the two have negotiated."""
+    now = requestor.ctx.clock.utc_ns()
+    proposal = await requestor.market.proposal(requestor.id, demand, draft)
+    asked = await requestor.market.proposal(requestor.id, demand, proposal.prev_proposal_id or "")
+    return m.AgreementTerms(
+        network="devnet",
+        requestor_id=requestor.id,
+        provider_id=provider.id,
+        demand_id=demand,
+        offer_id=offer,
+        proposal_id=draft[2:],
+        demand_properties=asked.properties,
+        demand_constraints=asked.constraints,
+        offer_properties=proposal.properties,
+        offer_constraints=proposal.constraints,
+        created_ns=now,
+        valid_to_ns=now + HOUR_NS,
+    )
 
 
 async def test_identities_see_their_own(autojump_clock: trio.testing.MockClock) -> None:

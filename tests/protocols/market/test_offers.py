@@ -278,6 +278,7 @@ async def test_a_liar_with_bodies_is_asked_in_vain(autojump_clock: trio.testing.
         assert body is not None
         assert body.data == catalogue_body.body.data
         assert await fetcher.fetch(b"\2" * 32, liar.id, liar.id) is None
+        assert list(fetcher._fetched) == [body.hash]
         registration.close()
 
 
@@ -382,6 +383,7 @@ async def test_demands_end(autojump_clock: trio.testing.MockClock) -> None:
 async def test_a_scan_goes_on_where_it_was_delivered(autojump_clock: trio.testing.MockClock) -> None:
     async with traders() as (provider, requestor):
         numbers = [await provider.offer({"number": n, "even": n % 2 == 0}) for n in range(6)]
+        await requestor.offer({"even": True})  # nobody is shown their own
         await trio.sleep(3)
         scan = requestor.market.begin_scan(requestor.id, "offer", "(even=true)")
         page = await requestor.market.scan(requestor.id, scan, timeout=1, limit=2)
