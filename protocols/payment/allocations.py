@@ -13,6 +13,7 @@ from protocols.ground.money import format_amount
 from protocols.ground.times import format_time
 from protocols.payment.core import spending
 from protocols.payment.core.decorations import decorate
+from protocols.payment.effects import announce_allocation
 from protocols.payment.errors import (
     AccountUnusable,
     AllocationProblem,
@@ -20,7 +21,6 @@ from protocols.payment.errors import (
     NotFound,
     Unavailable,
 )
-from protocols.payment.events import AllocationChanged
 from protocols.payment.networks import parse_platform
 from protocols.payment.records import Allocation
 from protocols.payment.store import allocations, ledger
@@ -92,7 +92,7 @@ class Allocations:
         def create(entry: Entry) -> Allocation:
             self._check_funds(entry, allocation, total_wei, balance)
             allocations.insert_allocation(entry.c, allocation)
-            _announce(entry, allocation)
+            announce_allocation(entry, allocation)
             return allocation
 
         made = await self._books.commit(create)
@@ -119,7 +119,7 @@ class Allocations:
                 current, total_wei=total, timeout_ns=timeout, updated_ns=entry.now_ns
             )
             allocations.update_allocation(entry.c, amended)
-            _announce(entry, amended)
+            announce_allocation(entry, amended)
             return amended
 
         amended = await self._books.commit(amend)
@@ -230,16 +230,4 @@ def _release_timed_out(entry: Entry) -> None:
 
 def _release(entry: Entry, allocation: Allocation) -> None:
     allocations.release(entry.c, allocation.allocation_id, entry.now_ns)
-    _announce(entry, msgspec.structs.replace(allocation, released=True))
-
-
-def _announce(entry: Entry, allocation: Allocation) -> None:
-    entry.publish(
-        AllocationChanged(
-            owner=allocation.owner,
-            allocation_id=allocation.allocation_id,
-            platform=allocation.platform,
-            remaining=format_amount(allocation.remaining_wei),
-            released=allocation.released,
-        )
-    )
+    announce_allocation(entry, msgspec.structs.replace(allocation, released=True))

@@ -16,7 +16,7 @@ from protocols.payment import wire
 from protocols.payment.api import ACK_TIMEOUT
 from protocols.payment.core import spending
 from protocols.payment.core.documents import OWNED, Action, follow
-from protocols.payment.effects import advance, settle
+from protocols.payment.effects import advance, announce_allocation, settle
 from protocols.payment.errors import (
     AmountMismatch,
     BadRequest,
@@ -347,10 +347,11 @@ def _spend(
 ) -> None:
     if added == 0:
         return
-    spent = spending.spend(allocation, added)
-    allocations.update_allocation(
-        entry.c, msgspec.structs.replace(allocation, spent_wei=spent, updated_ns=entry.now_ns)
+    spent = msgspec.structs.replace(
+        allocation, spent_wei=spending.spend(allocation, added), updated_ns=entry.now_ns
     )
+    allocations.update_allocation(entry.c, spent)
+    announce_allocation(entry, spent)
     allocations.promise(
         entry.c,
         allocation,

@@ -1,4 +1,4 @@
-"""What follows from a change of an agreement's totals, on either side: which documents are settled or open again.
+"""What follows from a change, on either side: which documents are settled or open again, and who hears of it.
 
 Functions of an `Entry`, called within the transaction that changed the totals.
 """
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from protocols.ground.money import format_amount
 from protocols.payment.books import amount_of
 from protocols.payment.core.documents import OWNED, Action, follow
+from protocols.payment.events import AllocationChanged
 from protocols.payment.records import Invoice, Status
 from protocols.payment.store import documents
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from protocols.payment.books import Entry
     from protocols.payment.core.ledger import AgreementLedger
-    from protocols.payment.records import DebitNote, Role, Trouble
+    from protocols.payment.records import Allocation, DebitNote, Role, Trouble
 
 _SETTLING = frozenset({Status.ISSUED, Status.RECEIVED, Status.ACCEPTED, Status.FAILED})
 
@@ -43,6 +45,19 @@ def advance(
     else:
         entry.announce(moved)
     return moved
+
+
+def announce_allocation(entry: Entry, allocation: Allocation) -> None:
+    """Publish what is left of an allocation."""
+    entry.publish(
+        AllocationChanged(
+            owner=allocation.owner,
+            allocation_id=allocation.allocation_id,
+            platform=allocation.platform,
+            remaining=format_amount(allocation.remaining_wei),
+            released=allocation.released,
+        )
+    )
 
 
 def settle(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from p2p.bus import Service
+from p2p.storage import StorageError
 from protocols.ground.money import format_amount
 from protocols.payment import wire
 from protocols.payment.accounts import Accounts
@@ -54,7 +55,7 @@ from protocols.payment.troubles import Troubles
 from protocols.payment.verification import Verification
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from p2p.bus import Caller
     from p2p.identity import Signer
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
     from protocols.payment.drivers.base import DriverFactory
     from protocols.payment.facts import Facts
 
+_STORAGE_PAUSE = 10.0
+"""Seconds before a loop that could not write tries again."""
 _HEARD_QUEUE = 256
 """Peers whose messages are tried at once because they came back; beyond this the outbox's own time comes."""
 
@@ -128,7 +131,7 @@ class PaymentProtocol:
                     verification.watch,
                     allocations.release_when_timed_out,
                 ):
-                    nursery.start_soon(loop)
+                    nursery.start_soon(_steadily, loop, ctx)
                 nursery.start_soon(_hurry_when_heard, books)
                 if self._settings.sync_at_start:
                     await sync.ask()
@@ -151,6 +154,16 @@ def _public(documents: PeerDocuments, verification: Verification, sync: Sync) ->
     service.method(PaymentSync, sync.sync)
     service.method(PaymentSyncNeeded, sync.sync_needed)
     return service
+
+
+async def _steadily(loop: Callable[[], Awaitable[None]], ctx: NodeContext) -> None:
+    """Run a loop again after the disk was full: its work is in the tables, and waits."""
+    while True:
+        try:
+            await loop()
+        except* StorageError as errors:
+            ctx.log.error("payment waits for its database", error=str(errors.exceptions[0]))
+        await trio.sleep(_STORAGE_PAUSE)
 
 
 async def _hurry_when_heard(books: Books) -> None:

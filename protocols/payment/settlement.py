@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _LONGEST_SLEEP: Final = 300.0
 """The clock may be set meanwhile, so a cycle is not slept through in one go."""
+_GATHER: Final = 0.2
+"""Seconds to wait after a debt came in: debts often come together, and each look reads all that wait."""
 _SECOND_NS: Final = 1_000_000_000
 _EXTRA_WHEN_SET_S: Final = 3600.0
 """What a cycle gets as extra time when it is set without one, as the Golem daemon does."""
@@ -68,6 +70,7 @@ class Settlement:
                 pause = min(_LONGEST_SLEEP, max(0.0, (fire_ns - self._books.now_ns) / _SECOND_NS))
             with trio.move_on_after(pause):
                 await ticket.wait()
+                await trio.sleep(_GATHER)
 
     async def process_now(self, owner: str, platform: Platform) -> tuple[float, float]:
         started = self._books.ctx.clock.monotonic()

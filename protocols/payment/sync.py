@@ -123,7 +123,11 @@ class Sync:
 
     async def _delivered(self, item: Item, reply: bytes) -> None:
         """Say again, each on its own, the payments that the payee could not look up now."""
-        result = codec.decode(reply, SyncResult)
+        try:
+            result = codec.decode(reply, SyncResult)
+        except codec.CodecError as error:
+            self._books.ctx.log.warning("peer answered a sync badly", peer=item.peer, error=str(error))
+            return
         again = {error.what for error in result.errors if error.kind in RETRYABLE_KINDS}
         owner = item.key.partition(":")[2]
 

@@ -23,6 +23,7 @@ from protocols.payment.messages import MAX_SHARES, PaymentBody
 
 if TYPE_CHECKING:
     from p2p.identity import NodeId, Signer
+    from protocols.payment.messages import ActivityShare, AgreementShare
 
 MAX_SIGNED_BYTES: Final = 512 * 1024
 
@@ -90,7 +91,7 @@ def details_of(tx_hash: str) -> str:
 
 
 def _check_amounts(body: PaymentBody) -> None:
-    shares = (*body.agreement_payments, *body.activity_payments)
+    shares: list[AgreementShare | ActivityShare] = [*body.agreement_payments, *body.activity_payments]
     if not shares or len(shares) > 2 * MAX_SHARES:
         raise BadRequest(f"a payment of {len(shares)} shares: expected 1 to {2 * MAX_SHARES}")
     if any(share.allocation_id is not None for share in shares):

@@ -1,12 +1,13 @@
 """Accounts, allocations and what allocations have promised."""
 
+# ruff: noqa: S608  (statements are made of this module's constants; values are bound)
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from protocols.payment.core.orders import Debt
 from protocols.payment.records import Account, Allocation, Expenditure
-from protocols.payment.store.form import first, wei
+from protocols.payment.store.form import first, wei, where
 
 if TYPE_CHECKING:
     from p2p.storage import Connection
@@ -34,10 +35,11 @@ def keep_account(c: Connection, account: Account) -> Account:
 
 def accounts(c: Connection, owner: str | None) -> list[Account]:
     """List accounts: of one identity, or of all."""
+    clause, values = where(("owner = ?", owner))
     rows = c.execute(
-        "SELECT owner, platform, address, send, receive FROM payment_account WHERE owner = coalesce(?, owner)"
+        f"SELECT owner, platform, address, send, receive FROM payment_account{clause}"
         " ORDER BY owner, platform, address",
-        (owner,),
+        values,
     )
     return [
         Account(owner=o, platform=platform, address=address, send=bool(send), receive=bool(receive))

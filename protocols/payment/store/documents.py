@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from protocols.payment.records import Agreement, DebitNote, Invoice, Kind, Role, Status
-from protocols.payment.store.form import first, from_json, to_json, wei
+from protocols.payment.store.form import NO_LIMIT, first, from_json, to_json, wei, where
 
 if TYPE_CHECKING:
     from p2p.storage import Connection
@@ -22,16 +22,14 @@ _INVOICES = (
     f" d.timestamp_ns, d.status, {_PARTIES}"
     " FROM payment_invoice d JOIN payment_agreement g USING (owner, role, agreement_id)"
 )
-_NO_LIMIT = -1
 
 
 def debit_note(c: Connection, owner: str, debit_note_id: str, role: Role | None = None) -> DebitNote | None:
     """Return a debit note; of two copies of one identity, the requestor's."""
     row = first(
         c,
-        f"{_NOTES} WHERE d.owner = ? AND d.debit_note_id = ? AND d.role = coalesce(?, d.role)"
-        " ORDER BY d.role DESC",
-        (owner, debit_note_id, role),
+        f"{_NOTES} WHERE d.owner = ? AND d.debit_note_id = ? AND {_of(role)} ORDER BY d.role DESC",
+        (owner, debit_note_id),
     )
     return _note(row) if row else None
 
@@ -40,9 +38,8 @@ def invoice(c: Connection, owner: str, invoice_id: str, role: Role | None = None
     """Return an invoice; of two copies of one identity, the requestor's."""
     row = first(
         c,
-        f"{_INVOICES} WHERE d.owner = ? AND d.invoice_id = ? AND d.role = coalesce(?, d.role)"
-        " ORDER BY d.role DESC",
-        (owner, invoice_id, role),
+        f"{_INVOICES} WHERE d.owner = ? AND d.invoice_id = ? AND {_of(role)} ORDER BY d.role DESC",
+        (owner, invoice_id),
     )
     return _invoice(row) if row else None
 
@@ -58,18 +55,15 @@ def debit_notes(
     role: Role | None = None,
 ) -> list[DebitNote]:
     """List debit notes by time."""
+    clause, values = where(
+        ("d.owner = ?", owner),
+        ("d.timestamp_ns > ?", after_ns),
+        ("d.agreement_id = ?", agreement_id),
+        ("d.activity_id = ?", activity_id),
+    )
     rows = c.execute(
-        f"{_NOTES} WHERE d.owner = ? AND d.timestamp_ns > ? AND d.agreement_id = coalesce(?, d.agreement_id)"
-        " AND d.activity_id = coalesce(?, d.activity_id) AND d.role = coalesce(?, d.role)"
-        " ORDER BY d.timestamp_ns, d.number, d.role LIMIT ?",
-        (
-            owner,
-            -1 if after_ns is None else after_ns,
-            agreement_id,
-            activity_id,
-            role,
-            _NO_LIMIT if limit is None else limit,
-        ),
+        f"{_NOTES}{clause} AND {_of(role)} ORDER BY d.timestamp_ns, d.number, d.role LIMIT ?",
+        (*values, NO_LIMIT if limit is None else limit),
     )
     return [_note(row) for row in rows]
 
@@ -84,18 +78,19 @@ def invoices(
     role: Role | None = None,
 ) -> list[Invoice]:
     """List invoices by time."""
+    clause, values = where(
+        ("d.owner = ?", owner), ("d.timestamp_ns > ?", after_ns), ("d.agreement_id = ?", agreement_id)
+    )
     rows = c.execute(
-        f"{_INVOICES} WHERE d.owner = ? AND d.timestamp_ns > ? AND d.agreement_id = coalesce(?, d.agreement_id)"
-        " AND d.role = coalesce(?, d.role) ORDER BY d.timestamp_ns, d.invoice_id, d.role LIMIT ?",
-        (
-            owner,
-            -1 if after_ns is None else after_ns,
-            agreement_id,
-            role,
-            _NO_LIMIT if limit is None else limit,
-        ),
+        f"{_INVOICES}{clause} AND {_of(role)} ORDER BY d.timestamp_ns, d.invoice_id, d.role LIMIT ?",
+        (*values, NO_LIMIT if limit is None else limit),
     )
     return [_invoice(row) for row in rows]
+
+
+def _of(role: Role | None) -> str:
+    # Both are named where both are wanted: the keys begin with owner and role.
+    return "d.role IN ('R', 'P')" if role is None else f"d.role = '{role}'"
 
 
 def insert_debit_note(c: Connection, note: DebitNote) -> None:

@@ -9,6 +9,8 @@ import msgspec
 if TYPE_CHECKING:
     from p2p.storage import Connection
 
+NO_LIMIT: Final = -1
+"""What SQLite takes for no LIMIT."""
 _DIGITS: Final = 39
 """Enough for 2^128. An amount that crosses an edge is below 2^96; sums of them fit."""
 
@@ -34,3 +36,13 @@ def to_json(value: Any) -> str:
 def first(c: Connection, statement: str, values: tuple[Any, ...] = ()) -> Any:
     """Return the first row of a query, or None."""
     return c.execute(statement, values).fetchone()
+
+
+def where(*conditions: tuple[str, Any]) -> tuple[str, tuple[Any, ...]]:
+    """Return a WHERE clause, and its values, of those conditions whose value is not None.
+
+    What is not asked for is left out of the statement, so that SQLite sees which index fits.
+    """
+    given = [(condition, value) for condition, value in conditions if value is not None]
+    text = " AND ".join(condition for condition, _ in given)
+    return (f" WHERE {text}" if given else ""), tuple(value for _, value in given)

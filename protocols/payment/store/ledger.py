@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from protocols.payment.core.documents import OWNED
 from protocols.payment.core.ledger import AgreementLedger
 from protocols.payment.records import Agreement, LedgerRow, Role, Status, Totals
-from protocols.payment.store.form import first, wei
+from protocols.payment.store.form import first, wei, where
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,11 +144,11 @@ def agreement_rows(
     c: Connection, owner: str | None, agreement_id: str | None = None, role: Role | None = None
 ) -> list[LedgerRow]:
     """List agreements with their totals, oldest first."""
+    clause, values = where(("owner = ?", owner), ("agreement_id = ?", agreement_id), ("role = ?", role))
     rows = c.execute(
-        f"SELECT owner, role, created_ns, updated_ns, {_TOTALS}, {_AGREEMENT} FROM payment_agreement"
-        " WHERE owner = coalesce(?, owner) AND agreement_id = coalesce(?, agreement_id)"
-        " AND role = coalesce(?, role) ORDER BY created_ns, agreement_id, role DESC",
-        (owner, agreement_id, role),
+        f"SELECT owner, role, created_ns, updated_ns, {_TOTALS}, {_AGREEMENT} FROM payment_agreement{clause}"
+        " ORDER BY created_ns, agreement_id, role DESC",
+        values,
     )
     return [_row(row[8], row) for row in rows]
 
@@ -159,12 +159,14 @@ def activity_rows(
     """List activities with their totals, oldest first."""
     columns = ", ".join(f"a.{name.strip()}" for name in f"created_ns, updated_ns, {_TOTALS}".split(","))
     facts = ", ".join(f"g.{name.strip()}" for name in _AGREEMENT.split(","))
+    clause, values = where(
+        ("a.owner = ?", owner), ("a.activity_id = ?", activity_id), ("a.agreement_id = ?", agreement_id)
+    )
     rows = c.execute(
         f"SELECT a.owner, a.role, {columns}, {facts}, a.activity_id FROM payment_activity a"
-        " JOIN payment_agreement g USING (owner, role, agreement_id)"
-        " WHERE a.owner = coalesce(?, a.owner) AND a.activity_id = coalesce(?, a.activity_id)"
-        " AND a.agreement_id = coalesce(?, a.agreement_id) ORDER BY a.created_ns, a.activity_id, a.role DESC",
-        (owner, activity_id, agreement_id),
+        f" JOIN payment_agreement g USING (owner, role, agreement_id){clause}"
+        " ORDER BY a.created_ns, a.activity_id, a.role DESC",
+        values,
     )
     return [_row(row[-1], row) for row in rows]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from protocols.payment.records import Cycle, Order, OrderEntry
-from protocols.payment.store.form import first, wei
+from protocols.payment.store.form import first, wei, where
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,11 +71,8 @@ def insert_entry(c: Connection, entry: OrderEntry) -> None:
 
 def orders(c: Connection, owner: str, order_id: str | None = None) -> list[Order]:
     """List an identity's orders, oldest first."""
-    rows = c.execute(
-        f"SELECT {_ORDER} FROM payment_order WHERE owner = ? AND order_id = coalesce(?, order_id)"
-        " ORDER BY created_ns, order_id",
-        (owner, order_id),
-    )
+    clause, values = where(("owner = ?", owner), ("order_id = ?", order_id))
+    rows = c.execute(f"SELECT {_ORDER} FROM payment_order{clause} ORDER BY created_ns, order_id", values)
     return [
         Order(
             order_id=row[0],
@@ -112,16 +109,22 @@ def entries(
     transfer_id: str | None = None,
 ) -> list[OrderEntry]:
     """List debts in orders by any key; `activity_id` may be '' for invoices."""
+    clause, values = where(
+        ("e.owner = ?", owner),
+        ("e.order_id = ?", order_id),
+        ("e.allocation_id = ?", allocation_id),
+        ("e.agreement_id = ?", agreement_id),
+        ("e.activity_id = ?", activity_id),
+        ("e.payee_addr = ?", payee_addr),
+        ("e.transfer_id = ?", transfer_id),
+    )
     rows = c.execute(
         "SELECT e.order_id, e.owner, e.payee_addr, e.peer, e.allocation_id, e.agreement_id, e.activity_id,"
         " e.invoice_id, e.debit_note_id, e.amount_wei, e.transfer_id, t.tx_hash IS NOT NULL, o.created_ns,"
         " o.updated_ns FROM payment_order_entry e JOIN payment_transfer t USING (transfer_id)"
-        " JOIN payment_order o ON o.order_id = e.order_id WHERE e.owner = coalesce(?, e.owner)"
-        " AND e.order_id = coalesce(?, e.order_id) AND e.allocation_id = coalesce(?, e.allocation_id)"
-        " AND e.agreement_id = coalesce(?, e.agreement_id) AND e.activity_id = coalesce(?, e.activity_id)"
-        " AND e.payee_addr = coalesce(?, e.payee_addr) AND e.transfer_id = coalesce(?, e.transfer_id)"
+        f" JOIN payment_order o ON o.order_id = e.order_id{clause}"
         " ORDER BY o.created_ns, e.order_id, e.payee_addr, e.agreement_id, e.activity_id, e.allocation_id",
-        (owner, order_id, allocation_id, agreement_id, activity_id, payee_addr, transfer_id),
+        values,
     )
     return [_entry(row) for row in rows]
 
@@ -130,10 +133,11 @@ def waiting_transfers(
     c: Connection, network: str, sender: str, platform: str | None, limit: int
 ) -> list[TransferRow]:
     """List a lane's transfers that are in no batch, oldest first."""
+    clause, values = where(("network = ?", network), ("sender = ?", sender), ("platform = ?", platform))
     rows = c.execute(
-        f"SELECT {_TRANSFER} FROM payment_transfer WHERE network = ? AND sender = ? AND batch_id IS NULL"
-        " AND platform = coalesce(?, platform) ORDER BY created_ns, transfer_id LIMIT ?",
-        (network, sender, platform, limit),
+        f"SELECT {_TRANSFER} FROM payment_transfer{clause} AND batch_id IS NULL"
+        " ORDER BY created_ns, transfer_id LIMIT ?",
+        (*values, limit),
     )
     return [_transfer(row) for row in rows]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from protocols.payment.records import Payment, PaymentState, Role, Share
-from protocols.payment.store.form import first, wei
+from protocols.payment.records import Payment, PaymentState, Share
+from protocols.payment.store.form import NO_LIMIT, first, wei, where
 
 if TYPE_CHECKING:
     from p2p.storage import Connection
@@ -18,6 +18,8 @@ _COLUMNS = (
     "p.owner, p.role, p.payment_id, p.peer, p.payer_id, p.payee_id, p.payer_addr, p.payee_addr, p.platform,"
     " p.amount_wei, p.tx_hash, p.state, p.signed_bytes, p.signature, p.timestamp_ns"
 )
+_PAYMENT = "p.role, p.payment_id, p.peer"
+_OF_SHARE = "s.role, s.payment_id, s.peer FROM payment_share s"
 
 
 class Watched(msgspec.Struct, frozen=True):
@@ -57,13 +59,13 @@ def insert(c: Connection, payment: Payment, *, confirmed_ns: int | None, check_n
         )  # fmt: skip
 
 
-def payment(c: Connection, owner: str, payment_id: str, role: Role | None = None) -> Payment | None:
+def payment(c: Connection, owner: str, payment_id: str) -> Payment | None:
     """Return a payment; of several with one id (peers that share a wallet) the first by peer."""
     row = first(
         c,
-        f"SELECT {_COLUMNS} FROM payment_payment p WHERE p.owner = ? AND p.payment_id = ?"
-        " AND p.role = coalesce(?, p.role) ORDER BY p.role DESC, p.peer",
-        (owner, payment_id, role),
+        f"SELECT {_COLUMNS} FROM payment_payment p WHERE p.owner = ? AND p.role IN ('R', 'P')"
+        " AND p.payment_id = ? ORDER BY p.role DESC, p.peer",
+        (owner, payment_id),
     )
     return _payment(c, row) if row else None
 
@@ -91,19 +93,25 @@ def listing(
     agreement_id: str | None = None,
 ) -> list[Payment]:
     """List payments by time; filters by the parts of the platform's name."""
-    rows = c.execute(
-        f"SELECT {_COLUMNS} FROM payment_payment p WHERE p.owner = ? AND p.timestamp_ns > ?"
-        " AND (? IS NULL OR p.platform LIKE '%-' || ? || '-%') AND (? IS NULL OR p.platform LIKE ? || '-%')"
-        " AND ((? IS NULL AND ? IS NULL) OR EXISTS (SELECT 1 FROM payment_share s JOIN payment_agreement g"
-        "   USING (owner, role, agreement_id) WHERE s.owner = p.owner AND s.role = p.role"
-        "   AND s.payment_id = p.payment_id AND s.peer = p.peer AND g.session_id IS coalesce(?, g.session_id)"
-        "   AND s.agreement_id = coalesce(?, s.agreement_id)))"
-        " ORDER BY p.timestamp_ns LIMIT ?",
+    clause, values = where(
+        ("p.owner = ?", owner),
+        ("p.timestamp_ns > ?", after_ns),
+        ("p.platform LIKE '%-' || ? || '-%'", network),
+        ("p.platform LIKE ? || '-%'", driver),
         (
-            owner, -1 if after_ns is None else after_ns, network, network, driver, driver,
-            session_id, agreement_id, session_id, agreement_id, -1 if limit is None else limit,
+            f"({_PAYMENT}) IN (SELECT {_OF_SHARE} WHERE s.agreement_id = ? AND s.owner = p.owner)",
+            agreement_id,
         ),
-    )  # fmt: skip
+        (
+            f"({_PAYMENT}) IN (SELECT {_OF_SHARE} JOIN payment_agreement g USING (owner, role, agreement_id)"
+            " WHERE g.session_id = ? AND s.owner = p.owner)",
+            session_id,
+        ),
+    )
+    rows = c.execute(
+        f"SELECT {_COLUMNS} FROM payment_payment p{clause} ORDER BY p.timestamp_ns LIMIT ?",
+        (*values, NO_LIMIT if limit is None else limit),
+    )
     return [_payment(c, row) for row in rows]
 
 

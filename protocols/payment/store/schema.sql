@@ -36,6 +36,9 @@ CREATE TABLE payment_agreement(
     PRIMARY KEY (owner, role, agreement_id)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX payment_agreement_owed ON payment_agreement(platform, payer_addr)
+    WHERE role = 'R' AND paid_wei < accepted_wei;
+
 CREATE TABLE payment_activity(
     owner TEXT NOT NULL,
     role TEXT NOT NULL,
