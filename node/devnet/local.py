@@ -27,7 +27,7 @@ from node.devnet import control
 from node.devnet.control import DevnetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 START_PATIENCE = 60.0
@@ -70,8 +70,14 @@ class LocalState(msgspec.Struct, frozen=True):
 class LocalNetwork:
     """The network in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+        """Look at a folder.
+
+        Args:
+            settings: given to every node that is started, over the defaults of a local network.
+        """
         self.folder = folder.absolute()
+        self._settings = dict(settings or {})
         self._file = self.folder / DEVNET_FILE
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -172,6 +178,7 @@ class LocalNetwork:
             "payment.rpc": state.rpc,
             "provider.enabled": str(name != "requestor").lower(),
             "provider.name": name,
+            **self._settings,
         }
         command = [sys.executable, "-P", "-m", "node.cli.main", "node", "run", "--data-dir", str(data_dir)]
         for setting, value in settings.items():

@@ -49,7 +49,9 @@ SETTLE_TIMEOUT = 120.0
 AGREEMENT_LIFE = 3600
 NO_PROVIDER_AFTER = 20.0
 """Seconds without a single offer after which a job gives up."""
-UNREACHABLE_PAUSE = 30.0
+IDLE_AFTER = 90.0
+"""Seconds without any provider at work after which a job gives up."""
+UNREACHABLE_PAUSE = 5.0
 """Seconds for which a provider that failed us is not asked again."""
 
 _EXPECTED = (JobError, MarketError, PaymentError, DriverError, FilesError, BusError, OSError)
@@ -66,7 +68,8 @@ class Job:
         self._log = structlog.get_logger("job")
         self._board = TaskBoard(spec.tasks)
         self._changed = Signal()
-        self._started = trio.current_time()
+        self._started = self._idle_since = trio.current_time()
+        self._last_refusal = "nobody answered"
         self._phase, self._note, self._error = "starting", "", ""
         self._hired: dict[str, Hired] = {}
         """By agreement id."""
@@ -226,8 +229,15 @@ class Job:
             ticket = self._changed.ticket()
             if self._board.over:
                 return
-            if not self._seen and trio.current_time() - self._started > NO_PROVIDER_AFTER:
+            now = trio.current_time()
+            if not self._seen and now - self._started > NO_PROVIDER_AFTER:
                 raise JobError(self._nobody())
+            if self._busy:
+                self._idle_since = now
+            elif self._seen and now - self._idle_since > IDLE_AFTER:
+                raise JobError(
+                    f"no provider took the work for {IDLE_AFTER:.0f} s; last: {self._last_refusal}"
+                )
             with trio.move_on_after(1.0):
                 await ticket.wait()
 
@@ -252,6 +262,7 @@ class Job:
                     case ProposalArrived(proposal=proposal):
                         await self._take(demand, proposal, chosen, constraints)
                     case ProposalRejected():
+                        self._last_refusal = f"a provider declined: {event.reason}"
                         self._log.info("a provider declined", reason=event.reason)
             self._changed.notify()
 
@@ -322,9 +333,11 @@ class Job:
             await work(self._node, self._spec, hired, self._board, self._changed)
             if hired.state == "lost":
                 self._avoid[provider] = trio.current_time() + UNREACHABLE_PAUSE
-                self._set(self._phase, f"lost {hired.name or provider}: {hired.error}")
+                self._last_refusal = f"lost {hired.name or provider}: {hired.error}"
+                self._set(self._phase, self._last_refusal)
         except (MarketError, PaymentError) as error:
             self._avoid[provider] = trio.current_time() + UNREACHABLE_PAUSE
+            self._last_refusal = str(error)
             self._log.info("no agreement", provider=provider, reason=str(error))
         finally:
             self._busy.discard(provider)

@@ -83,7 +83,7 @@ async def work(node: NodeParts, spec: JobSpec, hired: Hired, board: TaskBoard, c
             activity_id = await node.activity.requestor.create(
                 actor, hired.agreement_id, timeout=CREATE_TIMEOUT
             )
-            await _run(node, activity_id, [{"deploy": {}}, {"start": {"args": []}}], SETUP_TIMEOUT)
+            await _set_up(node, board, hired, activity_id)
             hired.state = "working"
             await _work_through(node, spec, hired, board, changed, activity_id)
             hired.state = "finished"
@@ -93,6 +93,17 @@ async def work(node: NodeParts, spec: JobSpec, hired: Hired, board: TaskBoard, c
         with trio.CancelScope(shield=True):
             await _finish(node, hired, activity_id)
         changed.notify()
+
+
+async def _set_up(node: NodeParts, board: TaskBoard, hired: Hired, activity_id: str) -> None:
+    """Deploy and start the program; that it cannot be counts against a task, or a bad program would go on forever."""
+    try:
+        await _run(node, activity_id, [{"deploy": {}}, {"start": {"args": []}}], SETUP_TIMEOUT)
+    except TaskFailed as error:
+        index = board.take(hired.provider)
+        if index is not None:
+            board.undone(index, str(error), blame=True)
+        raise
 
 
 async def _work_through(

@@ -37,7 +37,8 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[LocalNetwork]:
     """A chain and two providers; everything is stopped afterwards."""
-    local = LocalNetwork(tmp_path / "net")
+    # Small machines, so that a program can find their limits.
+    local = LocalNetwork(tmp_path / "net", {"provider.mem-gib": "0.3", "provider.storage-gib": "0.11"})
     try:
         local.up(2, lambda line: None)
         yield local
