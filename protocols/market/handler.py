@@ -114,7 +114,7 @@ class MarketProtocol:
 
 async def _compare(market: Market, ctx: NodeContext, returned: trio.MemoryReceiveChannel[str]) -> None:
     async for peer in returned:
-        await market.agreements_of_all.peer_returned(peer)
+        await market.agreement_peers.peer_returned(peer)
 
 
 def _no_child(caller: Caller) -> bool:
@@ -139,7 +139,7 @@ def _public(market: Market, ctx: NodeContext) -> Service:
 
         service.method(request, guarded)
 
-    offers, proposals, agreements = market.offers_of_all, market.proposals, market.agreements_of_all
+    offers, proposals, agreements = market.offers_of_all, market.proposals, market.agreement_peers
     serve(GetBodies, offers.get_bodies)
     serve(GetOffers, offers.get_offers)
     serve(InitialProposalReceived, proposals.initial_received)

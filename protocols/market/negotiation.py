@@ -28,6 +28,7 @@ from protocols.market.errors import (
     MarketError,
     NotFound,
     PeerRefused,
+    PeerSilent,
 )
 from protocols.market.language import LanguageError, PropertySet
 from protocols.market.matcher import Matcher
@@ -318,7 +319,7 @@ class ProposalExchange:
                 if error.kind != LimitReached.kind:
                     return problem
             except BusError as error:
-                problem = PeerRefused(f"{peer} is not reached: {error}")
+                problem = PeerSilent(f"{peer} is not reached: {error}")
             else:
                 return None
             if pause is not None:

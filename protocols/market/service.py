@@ -14,7 +14,9 @@ import trio
 
 from protocols.ground.wakeup import Signal
 from protocols.market import store
-from protocols.market.agreements import AgreementExchange, Hooks
+from protocols.market.agreement_peers import AgreementPeers
+from protocols.market.agreement_records import AgreementRecords, Hooks
+from protocols.market.agreements import AgreementExchange
 from protocols.market.errors import Forbidden
 from protocols.market.negotiation import ProposalExchange
 from protocols.market.offers import OfferExchange
@@ -76,19 +78,20 @@ class Market:
             ctx, settings, self._subscriptions, self._signer_of, self._offers_changed
         )
         self.proposals.catalogue = self.offers_of_all.catalogue
-        hooks = Hooks(ended=self._agreement_ended, replanned=self._replanned.notify)
-        self.agreements_of_all = AgreementExchange(
-            ctx, settings, self._subscriptions, self.proposals.book, self._signer_of, hooks
-        )
+        hooks = Hooks(ended=self._agreement_ended, replanned=self._agreements_replanned)
+        self._records = AgreementRecords(ctx, self._signer_of, hooks)
+        self.agreements_of_all = AgreementExchange(self._records, settings, self.proposals.book)
+        self.agreement_peers = AgreementPeers(self._records, self._subscriptions, self.proposals.book)
         self._scans = Scans(self.offers_of_all)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Join the broadcast, deliver messages and keep time while the context is open."""
-        await self.agreements_of_all.start()
+        peers = self.agreement_peers
+        await self._records.open(delivered=peers.delivered, refused=peers.refused)
         async with trio.open_nursery() as nursery:
             self.proposals.run_in(nursery)
-            nursery.start_soon(self.agreements_of_all.run)
+            nursery.start_soon(self._records.outbox.run)
             await self.offers_of_all.start()
             nursery.start_soon(self._keep_time)
             try:
@@ -326,6 +329,10 @@ class Market:
         self.proposals.offers_changed(change)
         if change.new is not None:
             self._scans.offers_changed()
+        self._replanned.notify()
+
+    def _agreements_replanned(self) -> None:
+        self.agreements_of_all.replan()
         self._replanned.notify()
 
     def _agreement_ended(self, agreement: Agreement) -> None:
