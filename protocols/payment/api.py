@@ -322,8 +322,14 @@ class PaymentService(Protocol):
         session_id: str | None = None,
         network: str | None = None,
         driver: str | None = None,
+        pending: bool = False,
     ) -> Sequence[Payment]:
-        """Give payments made or received later than `after_ns`; waits as `document_events` does."""
+        """Give payments made or received later than `after_ns`; waits as `document_events` does.
+
+        Args:
+            pending: also received ones that are not deep enough in the chain yet. They get a new time when
+                they are, so that nobody misses them.
+        """
         ...
 
     async def payment(self, owner: str, payment_id: str) -> Payment:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from protocols.ground.money import format_amount
 from protocols.payment.core.documents import OWNED
-from protocols.payment.records import Audit, Difference, PaymentState, Status
+from protocols.payment.records import Audit, Difference, Status
 from protocols.payment.store import allocations, documents, ledger, orders, payments
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _audit(c: Connection, owner: str | None) -> Audit:
         paid = [
             payment
             for payment in payments.listing(c, row.owner, agreement_id=row.agreement_id)
-            if payment.role == row.role and payment.state is not PaymentState.SEEN
+            if payment.role == row.role
         ]
         count_documents += len(notes) + len(invoices)
         count_payments += len(paid)

@@ -91,7 +91,7 @@ def terms_of(view: AgreementView) -> Agreement:
     if not isinstance(platform, str) or not 0 < len(platform) <= 100:
         raise BadRequest(f"Agreement {view.agreement_id} has no {CHOSEN_PLATFORM}: it cannot be billed")
     key = address_property(platform)
-    timeout = demand.get(PAYMENT_TIMEOUT)
+    timeout = demand.get(PAYMENT_TIMEOUT, offer.get(PAYMENT_TIMEOUT))  # agreed when both carry it
     return Agreement(
         agreement_id=view.agreement_id,
         requestor_id=view.requestor_id,

@@ -9,6 +9,7 @@ contract is `api.PaymentService`.
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import TYPE_CHECKING
 
 import trio
@@ -45,6 +46,7 @@ from protocols.payment.messages import (
     SendInvoice,
     SendPayment,
 )
+from protocols.payment.networks import parse_platform
 from protocols.payment.peer_documents import PeerDocuments, answers
 from protocols.payment.reading import Reading
 from protocols.payment.records import Totals
@@ -132,7 +134,9 @@ class PaymentProtocol:
                     allocations.release_when_timed_out,
                 ):
                     nursery.start_soon(_steadily, loop, ctx)
-                nursery.start_soon(_hurry_when_heard, books)
+                nursery.start_soon(_steadily, functools.partial(_hurry_when_heard, books), ctx)
+                for name in self._settings.accounts:
+                    await accounts.init_account(ctx.node_id, parse_platform(name), send=True, receive=True)
                 if self._settings.sync_at_start:
                     await sync.ask()
                 yield

@@ -115,6 +115,7 @@ class Reading:
         session_id: str | None = None,
         network: str | None = None,
         driver: str | None = None,
+        pending: bool = False,
     ) -> Sequence[Payment]:
         if limit == 0:
             return ()
@@ -129,6 +130,7 @@ class Reading:
                     session_id=session_id,
                     network=network,
                     driver=driver,
+                    pending=pending,
                 )
             )
 

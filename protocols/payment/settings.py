@@ -43,6 +43,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Whether allocations must be covered by the wallet's balance."""
     poll_s: float | None = None
     """Pause between two looks for a receipt; None takes the network's: devnet 0.25 s, others 5 s."""
+    accounts: tuple[str, ...] = ()
+    """Platforms on which the node's own identity can send and receive from the start.
+
+    Some clients list accounts before they do anything else, and give up if there is none.
+    """
     sync_at_start: bool = True
     """Whether a provider asks its requestors at start what they have accepted and paid meanwhile."""
     environment: dict[str, str] = {}

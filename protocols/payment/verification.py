@@ -170,16 +170,26 @@ class Verification:
         since = payment.timestamp_ns if watched.confirmed_ns is None else watched.confirmed_ns
         age_s = (entry.now_ns - since) / 1e9
         state = judge(payment.state, confirmations, depth=depth, age_s=age_s)
+        timestamp_ns = payment.timestamp_ns
         if state is PaymentState.SEEN and payment.state is PaymentState.CONFIRMED:
             _take_back(entry, payment)
         elif state is PaymentState.CONFIRMED and payment.state is PaymentState.SEEN:
             _settle(entry, payment)
+            entry.payments = True
+            timestamp_ns = payments.next_timestamp(entry.c, payment.owner, entry.now_ns)
         elif state is PaymentState.SEEN and confirmations == 0 and age_s > PATIENCE_S:
             payments.delete(entry.c, payment)
             return
         confirmed_ns = None if state is PaymentState.SEEN else watched.confirmed_ns or entry.now_ns
         check_ns = self._next_check(payment, state, confirmed_ns, entry.now_ns)
-        payments.set_state(entry.c, payment, state, confirmed_ns=confirmed_ns, check_ns=check_ns)
+        payments.set_state(
+            entry.c,
+            payment,
+            state,
+            timestamp_ns=timestamp_ns,
+            confirmed_ns=confirmed_ns,
+            check_ns=check_ns,
+        )
 
     def _postpone(self, entry: Entry, watched: Watched) -> None:
         payment = watched.payment
@@ -187,6 +197,7 @@ class Verification:
             entry.c,
             payment,
             payment.state,
+            timestamp_ns=payment.timestamp_ns,
             confirmed_ns=watched.confirmed_ns,
             check_ns=entry.now_ns + int(10e9),
         )

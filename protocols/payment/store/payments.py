@@ -91,11 +91,13 @@ def listing(
     network: str | None = None,
     driver: str | None = None,
     agreement_id: str | None = None,
+    pending: bool = False,
 ) -> list[Payment]:
     """List payments by time; filters by the parts of the platform's name."""
     clause, values = where(
         ("p.owner = ?", owner),
         ("p.timestamp_ns > ?", after_ns),
+        ("p.state <> ?", None if pending else PaymentState.SEEN.value),
         ("p.platform LIKE '%-' || ? || '-%'", network),
         ("p.platform LIKE ? || '-%'", driver),
         (
@@ -160,15 +162,21 @@ def count_seen(c: Connection, peer: str) -> int:
 
 
 def set_state(
-    c: Connection, payment: Payment, state: PaymentState, *, confirmed_ns: int | None, check_ns: int | None
+    c: Connection,
+    payment: Payment,
+    state: PaymentState,
+    *,
+    timestamp_ns: int,
+    confirmed_ns: int | None,
+    check_ns: int | None,
 ) -> None:
-    """Store how sure a payment is, and when to look again."""
+    """Store how sure a payment is, since when it counts, and when to look again."""
     c.execute(
-        "UPDATE payment_payment SET state = ?, confirmed_ns = ?, check_ns = ?"
+        "UPDATE payment_payment SET state = ?, timestamp_ns = ?, confirmed_ns = ?, check_ns = ?"
         " WHERE owner = ? AND role = ? AND payment_id = ? AND peer = ?",
         (
-            state.value, confirmed_ns, check_ns, payment.owner, payment.role, payment.payment_id,
-            payment.peer,
+            state.value, timestamp_ns, confirmed_ns, check_ns, payment.owner, payment.role,
+            payment.payment_id, payment.peer,
         ),
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ import trio
 
 from p2p import codec
 from p2p.bus import BusError, Caller, RemoteError, ask, net_address
+from p2p.identity import PrivateKey
 from p2p.storage import StorageFull
 from protocols.payment.events import (
     TOPIC,
@@ -28,6 +29,7 @@ from protocols.payment.messages import (
     IssueInvoice,
 )
 from protocols.payment.records import Status
+from protocols.payment.settings import Settings
 from tests.protocols.payment.world import DEVNET, GLM, RICH, Deal, Node, World, deal, until
 
 if TYPE_CHECKING:
@@ -187,3 +189,31 @@ class Filling:
             await trio.lowlevel.checkpoint()
             raise StorageFull("the disk is full")
         return await self._inner.write(f, durable=durable)
+
+
+async def test_a_wallet_apart_from_the_identity(autojump_clock: MockClock) -> None:
+    world = World()
+    requestor, provider = Node(world, "requestor"), Node(world, "provider")
+    wallet = PrivateKey.generate(world.entropy)
+    requestor.keys[wallet.node_id] = wallet
+    world.chain.give(wallet.node_id, coin_wei=RICH, token_wei=RICH)
+    world.agree(requestor, provider, payer_addr=wallet.node_id)
+    async with requestor.running() as r, provider.running() as p:
+        d = Deal(world, requestor, provider, r, p)
+        made = await r.create_allocation(
+            requestor.id, platform=DEVNET, total_wei=9 * GLM, address=wallet.node_id.upper().replace("X", "x")
+        )
+        d.allocation_id = made.allocation_id
+        await d.settled(await d.accepted_invoice(5 * GLM))
+        assert world.chain.account(wallet.node_id).token_wei == RICH - 5 * GLM
+        (payment,) = await p.payments(provider.id)
+        assert (payment.payer_id, payment.payer_addr) == (requestor.id, wallet.node_id)
+        await d.clean()
+
+
+async def test_accounts_from_the_start(autojump_clock: MockClock) -> None:
+    node = Node(World(), "node")
+    node.settings = Settings(accounts=(str(DEVNET),))
+    async with node.running() as service:
+        (account,) = await service.accounts(node.id)
+        assert (account.platform, account.send, account.receive) == (str(DEVNET), True, True)

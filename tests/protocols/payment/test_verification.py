@@ -201,7 +201,8 @@ async def test_depth_is_waited_for(autojump_clock: MockClock) -> None:
     async with deal(World(DEEP)) as d:
         payer, invoice = Payer(d), await billed(d)
         await payer.say(payer.body(await payer.transfer(5 * GLM), 5 * GLM))
-        (payment,) = await d.p.payments(d.provider.id)
+        assert await d.p.payments(d.provider.id) == []
+        (payment,) = await d.p.payments(d.provider.id, pending=True)
         assert payment.state is PaymentState.SEEN
         assert (await d.p.invoice(d.provider.id, invoice)).status is Status.RECEIVED
         await d.clean()
@@ -210,6 +211,8 @@ async def test_depth_is_waited_for(autojump_clock: MockClock) -> None:
         assert (await d.p.invoice(d.provider.id, invoice)).status is Status.RECEIVED
         d.world.chain.mine()
         await d.settled(invoice)
+        (shown,) = await d.p.payments(d.provider.id, after_ns=payment.timestamp_ns)
+        assert shown.state is PaymentState.CONFIRMED
         await d.clean()
 
 
@@ -273,7 +276,7 @@ async def test_a_transaction_that_never_comes_back_is_forgotten(autojump_clock: 
         d.world.chain.take_back(1, forget=True)
 
         async def forgotten() -> bool:
-            return not await d.p.payments(d.provider.id)
+            return not await d.p.payments(d.provider.id, pending=True)
 
         await until(forgotten, within=200_000, every=600)
         await d.clean()

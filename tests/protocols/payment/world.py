@@ -127,6 +127,7 @@ class Node:
         self.name = name
         self.key = PrivateKey.generate(world.entropy)
         self.id = self.key.node_id
+        self.keys: dict[str, PrivateKey] = {self.id: self.key}
         self.path = path / f"{name}.db" if path else None
         self.memory = None if path else InlineDatabase()
         self.wrap: Callable[[PaymentDriver], PaymentDriver] | None = None
@@ -166,7 +167,10 @@ class Node:
             log=structlog.get_logger("payment"),
         )
         protocol = PaymentProtocol(
-            self.settings, drivers=[Factory(self.world, self.wrap)], facts=Facts(self.world)
+            self.settings,
+            drivers=[Factory(self.world, self.wrap)],
+            signers=self.keys.get,
+            facts=Facts(self.world),
         )
         try:
             async with overlay.running():
