@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
 
 PING_SECONDS = 15.0
+"""Seconds between two `:ping` comments of an event stream."""
+UNREAD_SECONDS = 30.0
+"""Seconds for which a client may leave unread what was sent to it. Inherited by every connection; Hypercorn
+itself would wait for ever, even when told to stop."""
+MAX_READ_BYTES = 64 * 1024 * 1024
+"""Most of a request's body that is read before it is answered; beyond that, the connection is closed."""
+_TURNS = 8
+"""Turns of trio's loop in which a connection's end, if it has come, passes from the socket to us."""
 _OPEN_PATHS = ("/version/get", "/metrics-api", "/dashboard")
 _METHODS = "PATCH, PUT, OPTIONS, GET, DELETE, TRACE, CONNECT, POST, HEAD"
 _VARY = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
@@ -76,21 +84,30 @@ class RestServer:
         await client.read_body()
         if client.gone:
             return
-        response = await client.run(self._respond(Request(scope, client.replay)))
+        request = Request(scope, client.replay)
+        response = await client.run(self._respond(request))
         if response is None:
             return
         response.headers["vary"] = _VARY
+        if not client.said_all:
+            response.headers["connection"] = "close"
         if isinstance(response, EventStream):
-            await _send_stream(response, client, send)
-        else:
+            response = await self._stream(request, response, client, send)
+        if response is not None:
             await _send_whole(response, client, send)
 
     async def _respond(self, request: Request) -> Response:
-        if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
-            return await self._preflight(request)
+        try:
+            return await self._answer(request)
+        except Exception:
+            return self._failed(request)
+
+    async def _answer(self, request: Request) -> Response:
+        origin = request.headers.get("origin")
+        if request.method == "OPTIONS" and origin and "access-control-request-method" in request.headers:
+            return await self._preflight(request, origin)
         session: Session | None = _ANONYMOUS
-        key: str | None = None
-        if not request.url.path.startswith(_OPEN_PATHS):
+        if not _path_of(request).startswith(_OPEN_PATHS):
             key = _key_of(request)
             if not key:
                 return text(401, "Missing application key")
@@ -98,15 +115,16 @@ class RestServer:
             if session is None:
                 return text(401, "Invalid application key")
         assert session is not None
+        # Asked before the handler runs: what that takes from a queue must not be lost to a wait after it.
+        allowed = origin and await self._allows(origin, _bearer_of(request) or "")
         response = await self._dispatch(request, session)
-        origin = request.headers.get("origin")
-        if origin and await self._allows(origin, key or ""):
+        if origin and allowed:
             response.headers["access-control-allow-origin"] = origin
         return response
 
     async def _dispatch(self, request: Request, session: Session) -> Response:
         for family in self._families:
-            found = family.find(request.method, request.url.path)
+            found = family.find(request.method, _path_of(request))
             if found is None:
                 continue
             handler, path = found
@@ -115,17 +133,53 @@ class RestServer:
             except ApiError as error:
                 return error.response
             except Exception:
-                self._log.exception("REST handler failed", method=request.method, path=request.url.path)
-                return Response(
-                    b'{"message":"internal error; the node\'s log has the details"}',
-                    500,
-                    media_type="application/json",
-                )
+                return self._failed(request)
         return Response(status_code=404)
 
-    async def _preflight(self, request: Request) -> Response:
-        origin = request.headers.get("origin", "")
-        if not origin or not await self._allows(origin, None):
+    def _failed(self, request: Request) -> Response:
+        self._log.exception("REST handler failed", method=request.method, path=_path_of(request))
+        return Response(
+            b'{"message":"internal error; the node\'s log has the details"}',
+            500,
+            media_type="application/json",
+        )
+
+    async def _stream(
+        self, request: Request, response: EventStream, client: _Client, send: Send
+    ) -> Response | None:
+        """Send events until the client goes; return an answer to send instead, if they could not begin."""
+        refusal: Response | None = None
+        lock = trio.Lock()
+
+        async def write(data: bytes) -> None:
+            async with lock:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+
+        async def ping() -> None:
+            while True:
+                await trio.sleep(PING_SECONDS)
+                await write(b":ping\n\n")
+
+        started = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.wait_gone, nursery.cancel_scope)
+            try:
+                async with response.frames as frames:
+                    await send(_start_of(response))
+                    started = True
+                    nursery.start_soon(ping)
+                    async for frame in frames:
+                        await write(frame)
+                    await trio.sleep_forever()
+            except ApiError as error:
+                refusal = error.response
+            except Exception:
+                refusal = self._failed(request)
+            nursery.cancel_scope.cancel()
+        return None if started else refusal
+
+    async def _preflight(self, request: Request, origin: str) -> Response:
+        if not await self._allows(origin, None):
             return Response("Origin is not allowed to make this request", 400)
         return Response(
             status_code=200,
@@ -152,18 +206,26 @@ class _Client:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._body = bytearray()
-        self._handling: trio.CancelScope | None = None
         self.gone = False
+        self.said_all = False
+        """Whether the whole of the body was read."""
 
     async def read_body(self) -> None:
-        """Read the body, up to a little more than is allowed: the family words the refusal."""
-        while len(self._body) <= MAX_BODY_BYTES:
+        """Read the body and keep a little more of it than is allowed: the family words the refusal.
+
+        What is too long is read all the same, up to a bound: who is still sending does not hear an answer.
+        """
+        seen = 0
+        while seen <= MAX_READ_BYTES:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 self.gone = True
                 return
-            self._body += message.get("body", b"")
+            chunk = message.get("body", b"")
+            self._body += chunk[: MAX_BODY_BYTES + 1 - len(self._body)]
+            seen += len(chunk)
             if not message.get("more_body", False):
+                self.said_all = True
                 return
 
     async def replay(self) -> Message:
@@ -181,9 +243,12 @@ class _Client:
         return response
 
     async def has_gone(self) -> bool:
-        """Return whether the client is known to have gone, without waiting."""
-        with trio.move_on_after(0):
-            await self.wait_gone(trio.CancelScope())
+        """Return whether the client is known to have gone, without waiting for it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.wait_gone, nursery.cancel_scope)
+            for _ in range(_TURNS):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
         return self.gone
 
     async def wait_gone(self, scope: trio.CancelScope) -> None:
@@ -193,56 +258,46 @@ class _Client:
         scope.cancel()
 
 
+def _path_of(request: Request) -> str:
+    """Return the path as it was sent; Starlette's `url` would mix the Host header into it."""
+    raw: bytes = request.scope["raw_path"]
+    return raw.decode("latin-1")
+
+
+def _bearer_of(request: Request) -> str | None:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return key if scheme == "Bearer" and key and not key.startswith(" ") else None
+
+
 def _key_of(request: Request) -> str | None:
-    header = request.headers.get("authorization")
-    if header is not None:
-        scheme, _, key = header.partition(" ")
-        return key if scheme == "Bearer" and key and not key.startswith(" ") else None
+    if "authorization" in request.headers:
+        return _bearer_of(request)
     return request.query_params.get("authToken")
+
+
+def _start_of(response: Response) -> Message:
+    return {
+        "type": "http.response.start",
+        "status": response.status_code,
+        "headers": response.raw_headers,
+    }
 
 
 async def _send_whole(response: Response, client: _Client, send: Send) -> None:
     """Send an answer; what it took from a queue is settled by whether all of it was written."""
     delivered = False
     try:
-        start = {
-            "type": "http.response.start",
-            "status": response.status_code,
-            "headers": response.raw_headers,
-        }
-        await send(start)
+        await send(_start_of(response))
         # Hypercorn tells of a failed write by a disconnect, and of the end of a whole answer by the same;
-        # so the bytes are sent first, and the end after looking.
-        await send({"type": "http.response.body", "body": response.body, "more_body": True})
-        delivered = not await client.has_gone()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        # so all but the last byte is sent first, for no client goes contented before it has that.
+        body = bytes(response.body)
+        await send({"type": "http.response.body", "body": body[:-1], "more_body": True})
+        delivered = not (isinstance(response, Taken) and await client.has_gone())
+        await send({"type": "http.response.body", "body": body[-1:], "more_body": False})
     finally:
         if isinstance(response, Taken):
             with trio.CancelScope(shield=True):
                 await response.settle(delivered)
-
-
-async def _send_stream(response: EventStream, client: _Client, send: Send) -> None:
-    start = {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
-    await send(start)
-    lock = trio.Lock()
-
-    async def write(data: bytes) -> None:
-        async with lock:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-
-    async def ping() -> None:
-        while True:
-            await trio.sleep(PING_SECONDS)
-            await write(b":ping\n\n")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ping)
-        nursery.start_soon(client.wait_gone, nursery.cancel_scope)
-        async with response.frames as frames:
-            async for frame in frames:
-                await write(frame)
-        await trio.sleep_forever()
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
@@ -264,10 +319,13 @@ async def serving(server: RestServer, host: str, port: int) -> AsyncIterator[str
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECONDS * 1000))
         listening.bind((host, port))
-    except OSError:
+    except OSError as error:
         listening.close()
-        raise
+        raise OSError(
+            error.errno, f"cannot listen for REST on {host}:{port}: {error.strerror or error} (see api.url)"
+        ) from error
     bound = listening.getsockname()[1]
     config = hypercorn.config.Config()
     config.bind = [f"fd://{listening.detach()}"]  # Hypercorn owns, and closes, the descriptor

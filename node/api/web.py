@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 from starlette.responses import Response
@@ -21,7 +22,7 @@ from p2p.identity import NodeId
 from protocols.ground.times import TimeFormatError, parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from starlette.requests import Request
@@ -34,6 +35,10 @@ MAX_BODY_BYTES = 2 * 1024 * 1024
 
 _JSON = "application/json"
 _JSON_TYPE = re.compile(r"(application/json|[\w.*+-]+/[\w.*+-]+\+json)\s*(;.*)?\Z", re.IGNORECASE)
+
+_FLOAT = re.compile(r"[+-]?(nan|inf|infinity|[0-9.]+(e[+-]?[0-9]+)?)\Z", re.IGNORECASE | re.ASCII)
+_TIME_RANGE = (-(2**63), 2**63 - 1)
+"""Nanoseconds that storage can compare: 1677 to 2262."""
 
 Family = Literal["market", "activity", "payment", "net", "gsb", "identity"]
 
@@ -108,7 +113,8 @@ class EventStream(Response):
         """Make it.
 
         Args:
-            frames: entered when the answer begins, left when the client goes; yields whole frames.
+            frames: entered before the answer begins, and what it raises then is the answer instead; left
+                when the client goes; yields whole frames.
         """
         super().__init__(b"", 200, headers={"content-type": "text/event-stream"})
         del self.headers["content-length"]
@@ -148,7 +154,7 @@ class ApiRequest:
                 raise ApiError(text(400, f"Query deserialize error: missing field `{name}`"))
             return default
         try:
-            value = float(raw) if raw.strip() == raw and "_" not in raw else math.inf
+            value = float(raw) if _FLOAT.match(raw) else math.inf
         except ValueError:
             value = math.inf
         if math.isinf(value):
@@ -160,17 +166,20 @@ class ApiRequest:
         raw = self.query_text(name)
         if raw is None:
             return default
-        if not re.fullmatch(r"[+-]?\d{1,18}", raw):
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", raw):
             raise ApiError(text(400, f"Query deserialize error: {name}: invalid digit found in string"))
         return int(raw)
 
     def query_time(self, name: str) -> int | None:
-        """Return a time in UTC nanoseconds, or None. Raises ApiError (400 text) if it is not RFC 3339."""
+        """Return a time in UTC nanoseconds, or None; times beyond 64 bits are cut to them.
+
+        Raises ApiError (400 text) if it is not RFC 3339.
+        """
         raw = self.query_text(name)
         if raw is None:
             return None
         try:
-            return parse_time(raw)
+            return min(max(parse_time(raw), _TIME_RANGE[0]), _TIME_RANGE[1])
         except TimeFormatError as problem:
             raise ApiError(text(400, f"Query deserialize error: {name}: {problem}")) from problem
 
@@ -182,7 +191,7 @@ class ApiRequest:
         raw = await self._read()
         try:
             return msgspec.json.decode(raw)
-        except (msgspec.DecodeError, RecursionError) as problem:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
             raise self.bad_body(f"Json deserialize error: {problem}") from problem
 
     async def body_as(self, body_type: type[T]) -> T:
@@ -216,17 +225,37 @@ class Routes:
     def __init__(self, family: Family, prefix: str) -> None:
         self.family: Family = family
         self._prefix = prefix
-        self._table: list[tuple[str, re.Pattern[str], Handler]] = []
+        self._table: list[tuple[str, tuple[str, ...], Handler]] = []
 
     def add(self, method: str, template: str, handler: Handler) -> None:
-        """Serve `template`, such as `/demands/{id}/events`, below the family's prefix."""
-        pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(self._prefix + template))
-        self._table.append((method, re.compile(pattern + r"\Z"), handler))
+        """Serve `template`, such as `/demands/{id}/events`, below the family's prefix.
+
+        A parameter is one whole segment.
+        """
+        self._table.append((method, tuple((self._prefix + template).split("/")), handler))
 
     def find(self, method: str, path: str) -> tuple[Handler, dict[str, str]] | None:
-        """Return the handler and the path parameters, or None."""
-        for verb, pattern, handler in self._table:
-            match = pattern.match(path) if verb == method else None
-            if match:
-                return handler, match.groupdict()
+        """Return the handler and the path parameters, or None.
+
+        Args:
+            path: as it was sent: an encoded slash is part of its segment.
+        """
+        segments = [unquote(segment) for segment in path.split("/")]
+        for verb, template, handler in self._table:
+            if verb == method and len(template) == len(segments):
+                found = _match(template, segments)
+                if found is not None:
+                    return handler, found
         return None
+
+
+def _match(template: Sequence[str], segments: Sequence[str]) -> dict[str, str] | None:
+    found = {}
+    for expected, given in zip(template, segments, strict=True):
+        if expected.startswith("{"):
+            if not given:
+                return None
+            found[expected[1:-1]] = given
+        elif expected != given:
+            return None
+    return found
