@@ -8,6 +8,7 @@ milliseconds on documents, microseconds on events; batch tables have theirs with
 from __future__ import annotations
 
 import decimal
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from protocols.ground.money import MoneyError, format_amount, parse_amount
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     )
 
 MOST_WEI: Final = 2**96 - 1
+_NUMBER: Final = re.compile(r"[+-]?\d*\.?\d*([eE][+-]?\d{1,3})?\Z", re.ASCII)
 _MICROSECOND: Final = 1_000
 _SECOND: Final = 1_000_000_000
 _EVENT_NAMES: Final = {
@@ -66,7 +68,7 @@ def read_budget(value: Any) -> int:
     try:
         return read_amount(value)
     except MoneyError:
-        if not isinstance(value, str | float):
+        if isinstance(value, bool) or not isinstance(value, str | float) or not _NUMBER.match(str(value)):
             raise
     try:
         exact = decimal.Decimal(str(value))
