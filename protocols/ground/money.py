@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DECIMALS = 18
-WEI = 10**DECIMALS
+WEI: int = 10**DECIMALS
 
 _FORM = re.compile(r"[+-]?(\d{1,60})?(\.\d{0,60})?([eE][+-]?\d{1,3})?\Z")
 _EXACT = decimal.Context(prec=200, Emax=400, Emin=-400, traps=[decimal.InvalidOperation, decimal.Overflow])

@@ -98,7 +98,8 @@ class Outbox:
         c.execute(
             "INSERT INTO ground_outbox(protocol, peer, key, service, method, body, due_ns, expires_ns)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(protocol, peer, key) DO UPDATE SET"
-            " body = excluded.body, due_ns = excluded.due_ns, expires_ns = excluded.expires_ns, attempts = 0",
+            " service = excluded.service, method = excluded.method, body = excluded.body,"
+            " due_ns = excluded.due_ns, expires_ns = excluded.expires_ns, attempts = 0",
             (
                 self._protocol,
                 peer,

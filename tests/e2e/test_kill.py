@@ -84,8 +84,8 @@ def test_a_killed_requestor_pays_exactly_once(requestor: Node, tmp_path: Path) -
     job = run_job(requestor, "--tasks", "4", "--", "120", "90", "4", "{i}", "2", "2")
 
     def accepted() -> bool:
-        status = requestor.client.get("/golem-p2p/v1/payment/status")
-        return Decimal(status["outgoing"]["accepted"]["totalAmount"]) > 0
+        invoices = requestor.client.get("/payment-api/v1/invoices")
+        return any(invoice["status"] in ("ACCEPTED", "SETTLED") for invoice in invoices)
 
     until(accepted, 90, "an invoice was accepted")
     os.kill(requestor.pid, signal.SIGKILL)
@@ -93,14 +93,20 @@ def test_a_killed_requestor_pays_exactly_once(requestor: Node, tmp_path: Path) -
 
     requestor.start()
 
-    def owed() -> tuple[Decimal, Decimal]:
-        outgoing = requestor.client.get("/golem-p2p/v1/payment/status")["outgoing"]
-        return Decimal(outgoing["accepted"]["totalAmount"]), Decimal(outgoing["confirmed"]["totalAmount"])
+    def invoices() -> list[dict[str, str]]:
+        listed: list[dict[str, str]] = requestor.client.get("/payment-api/v1/invoices")
+        return [invoice for invoice in listed if invoice["status"] != "RECEIVED"]
 
-    until(lambda: owed()[0] > 0 and owed()[0] == owed()[1], 60, "what was accepted is paid")
-    debt, paid = owed()
-    on_chain = sum(Decimal(balance(node)) for node in earners)
-    assert on_chain == paid == debt
+    until(lambda: all(i["status"] == "SETTLED" for i in invoices()), 60, "what was accepted is paid")
+    debt = sum(Decimal(invoice["amount"]) for invoice in invoices())
+    paid = {node.name: Decimal(balance(node)) for node in earners}
+    for invoice in invoices():
+        earner = next(
+            node for node in earners if node.client.get("/golem-p2p/v1/id")["nodeId"] == invoice["issuerId"]
+        )
+        assert paid[earner.name] == Decimal(invoice["amount"])
+    on_chain = sum(paid.values())
+    assert on_chain == debt > 0
     # a further payment cycle, forced: there is nothing more to pay
     key = requestor.key()
     subprocess.run(
