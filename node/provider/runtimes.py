@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
 
 from node.provider.presets import CPU, DURATION
+
+if TYPE_CHECKING:
+    import subprocess
 
 SELF_TEST_TIMEOUT = 120.0
 """Seconds; a loaded machine compiles slowly."""
