@@ -59,7 +59,8 @@ class MemoryNetwork:
             directory had been asked. Without it, an address must be known from a dial or from discovery.
         window_bytes: what a stream may carry unread.
         detection: seconds until both ends of a session notice that the link between them went down.
-        auditor: gets a line for each session, stream and dial.
+        auditor: gets a line for each session, stream and dial; that of a session's end has a hash of all
+            that was said.
     """
 
     def __init__(
@@ -296,7 +297,9 @@ class MemoryOverlay:
         """Forget a session."""
         self._sessions.end(session)
         self._world.forget(session)
-        self._world.trace(self._node_id, f"lost {session.other(self).node_id}: {reason}")
+        self._world.trace(
+            self._node_id, f"lost {session.other(self).node_id}: {reason}; said {session.said(self)}"
+        )
 
     # Dialling and serving.
 

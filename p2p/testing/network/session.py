@@ -7,6 +7,7 @@ down, both ends of the session see their streams break.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -57,6 +58,7 @@ class MemorySession:
         self._streams: dict[NodeId, dict[MemoryStream, None]] = {dialer.node_id: {}, listener.node_id: {}}
         self._open: set[NodeId] = {dialer.node_id, listener.node_id}
         self._severed = False
+        self._said = {dialer.node_id: hashlib.sha256(), listener.node_id: hashlib.sha256()}
 
     def other(self, end: SessionOwner) -> SessionOwner:
         """Return who is at the other end."""
@@ -102,6 +104,14 @@ class MemorySession:
         for stream in list(self._streams[end.node_id]):
             stream.fail(StreamBroken(f"the session with {stream.peer} ended: {reason}"))
         end.session_ended(self, reason)
+
+    def note_said(self, end: SessionOwner, segment: bytes) -> None:
+        """Take a segment that `end` sends on some stream into `said`."""
+        self._said[end.node_id].update(segment)
+
+    def said(self, end: SessionOwner) -> str:
+        """Return a hash of all that `end` has sent on the session's streams, in the order of sending."""
+        return self._said[end.node_id].hexdigest()
 
     def is_open(self, end: SessionOwner) -> bool:
         """Return whether `end` still holds the session."""
@@ -291,6 +301,7 @@ class MemoryStream:
         self._progress.unpark_all()
 
     def _send_segment(self, segment: bytes) -> None:
+        self.session.note_said(self.end, segment)
         self.session.send(self.end, HEADER_BYTES + len(segment), lambda: self.other.data_arrived(segment))
 
     def _give_credit(self, count: int) -> None:
