@@ -53,7 +53,8 @@ NOTE_INTERVAL = 10
 PRICES = ("0.9", "1.2", "1.5")
 """GLM for an hour of a busy thread, of one provider after another."""
 PROGRAM_BYTES = 150_000
-INPUT_BYTES = 30_000
+INPUT_BYTES = 60_000
+"""Most that a task's input has."""
 
 
 class DealSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +147,8 @@ class Deal:
         content = SeededEntropy(self.spec.seed, "files")
         (folder / "program").write_bytes(content.token_bytes(PROGRAM_BYTES))
         for index in range(self.spec.tasks):
-            (folder / f"input-{index}").write_bytes(content.token_bytes(INPUT_BYTES))
+            size = content.jitter.randrange(1, INPUT_BYTES)
+            (folder / f"input-{index}").write_bytes(content.token_bytes(size))
         return JobSpec(
             program=str(folder / "program"),
             args=("{i}", "{n}"),

@@ -215,7 +215,8 @@ class ModelExeUnit:
                 continue
             code, message = await self._execute(job)
             self._core.finish(code, message, clock.utc_ns())
-            self._world.note(f"exe-unit {self._id} {job.command.name} ended with {code}")
+            what = " ".join((job.command.name, *job.command.params))
+            self._world.note(f"exe-unit {self._id} ended with {code}: {what}")
             await self._report_state()
             self._notify()
 

@@ -133,7 +133,7 @@ def test_the_trace_tells_the_deal_and_no_path(tmp_path: Path) -> None:
     trace = (tmp_path / "trace").read_text()
     for word in (
         '"state":"Approved"', '"state":"Terminated"', "ended", "debitNote", "PaymentMade", "PaymentSettled",
-        "job working", "job paying", "job done", " chain block ", "/files/1 to 0x", " database ",
+        "job working", "job paying", "job done", " chain block ", "/files/1 to 0x", " database ", "; said ",
     ):  # fmt: skip
         assert word in trace, word
     assert str(tmp_path) not in trace
