@@ -59,7 +59,7 @@ def line(p: JobProgress) -> str:
     eta = f", about {p.eta:.0f} s left" if p.eta is not None else ""
     return (
         f"{p.elapsed:6.1f} s  {p.phase:<8} offers {p.offers}, agreements {p.agreements},"
-        f" tasks {p.done}/{p.tasks}{eta}, cost {p.cost} GLM  {p.note}"
+        f" tasks {p.done}/{p.tasks}{eta}, cost {_cost(p)} GLM  {p.note}"
     )
 
 
@@ -79,7 +79,9 @@ def _picture(p: JobProgress) -> Any:
         f"{p.elapsed:.0f} s",
         eta,
     )
-    figures = rich.text.Text(f"offers {p.offers}   agreements {p.agreements}   cost {p.cost} GLM   {p.note}")
+    figures = rich.text.Text(
+        f"offers {p.offers}   agreements {p.agreements}   cost {_cost(p)} GLM   {p.note}"
+    )
     grid = rich.table.Table("provider", "state", "task", "done", "cost GLM", box=rich.box.SIMPLE_HEAD)
     for report in p.providers:
         task = "" if report.task is None else str(report.task)
@@ -101,6 +103,10 @@ def account(p: JobProgress) -> None:
             complain(
                 f"{_name(report)}: {report.cost} GLM accepted, {report.paid} paid so far; the node goes on paying"
             )
+
+
+def _cost(p: JobProgress) -> str:
+    return p.running_cost if p.running_cost == p.cost else f"~{p.running_cost}"
 
 
 def _name(report: ProviderReport) -> str:

@@ -45,6 +45,17 @@ def most_owed(offer: Mapping[str, Any], seconds: float, activities: int) -> int:
     return per_use + activities * linear_price([coefficients[-1]], [])
 
 
+def estimate(offer: Mapping[str, Any], seconds: float, activities: int) -> int:
+    """Return about what an agreement has come to, in wei: one busy thread for as long as we measured."""
+    if not activities:
+        return 0
+    vector = offer["golem.com.usage.vector"]
+    coefficients = [float(c) for c in offer["golem.com.pricing.model.linear.coeffs"]]
+    timed = ("golem.usage.duration_sec", "golem.usage.cpu_sec")
+    usage = [seconds if counter in timed else 0.0 for counter in vector]
+    return linear_price([*coefficients[:-1], 0.0], usage) + activities * linear_price([coefficients[-1]], [])
+
+
 def price_of_hour(offer: Mapping[str, Any]) -> float | None:
     """Return what an hour of one busy thread costs, in GLM: the figure that offers are compared by.
 

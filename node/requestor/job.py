@@ -182,7 +182,9 @@ class JobProgress(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the start."""
     cost: str
     """Accepted so far, in GLM."""
-    providers: tuple[ProviderReport, ...]
+    running_cost: str = "0"
+    """What it comes to so far, in GLM: what is accepted, and our own estimate of what is not billed yet."""
+    providers: tuple[ProviderReport, ...] = ()
     note: str = ""
     """The newest thing worth saying."""
     error: str = ""

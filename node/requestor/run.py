@@ -16,7 +16,7 @@ import msgspec
 import structlog
 import trio
 
-from node.requestor.bills import most_owed, price_of_hour
+from node.requestor.bills import estimate, most_owed, price_of_hour
 from node.requestor.job import RUNTIME, JobError, JobProgress, JobSpec, ProviderReport, TaskBoard, TaskState
 from node.requestor.worker import Hired, work
 from p2p.bus import BusError
@@ -47,6 +47,8 @@ INVOICE_TIMEOUT = 30.0
 SETTLE_TIMEOUT = 120.0
 """Seconds to wait for accepted bills to be paid on chain; paying goes on behind after that."""
 AGREEMENT_LIFE = 3600
+ESTIMATE_GRAIN = 10**11
+"""Wei to which an estimate is rounded: more digits would pretend to know them."""
 NO_PROVIDER_AFTER = 20.0
 """Seconds without a single offer after which a job gives up."""
 IDLE_AFTER = 90.0
@@ -114,10 +116,18 @@ class Job:
             done=count(TaskState.DONE),
             elapsed=trio.current_time() - self._started,
             cost=format_amount(sum(hired.accepted_wei for hired in self._hired.values())),
+            running_cost=format_amount(sum(self._running_cost(hired) for hired in self._hired.values())),
             providers=tuple(self._report(provider, parts) for provider, parts in by_provider.items()),
             note=self._note,
             error=self._error,
         )
+
+    def _running_cost(self, hired: Hired) -> int:
+        if hired.invoiced or hired.state == "lost":
+            return hired.accepted_wei
+        now = trio.current_time()
+        guess = estimate(hired.offer, hired.seconds(now), hired.activities)
+        return max(hired.accepted_wei, guess // ESTIMATE_GRAIN * ESTIMATE_GRAIN)
 
     def _report(self, provider: str, parts: Sequence[Hired]) -> ProviderReport:
         last = parts[-1]
