@@ -45,9 +45,11 @@ def main(argv: Sequence[str]) -> int:
         _show(network, as_json)
 
     @app.command()
-    def down(data_dir: DataDir = "", folder: Folder = "") -> None:
+    def down(data_dir: DataDir = "", folder: Folder = "", as_json: Json = False) -> None:
         """Stop everything that `devnet up` started; keys, chain and balances stay."""
-        say(f"stopped {_network(data_dir, folder).down()} processes")
+        stopped = _network(data_dir, folder).down()
+        document = {"schema": "golem-p2p/devnet-down/1", "stopped": stopped}
+        emit(document, as_json, lambda: say(f"stopped {stopped} processes"))
 
     @app.command()
     def status(data_dir: DataDir = "", folder: Folder = "", as_json: Json = False) -> None:
@@ -55,10 +57,12 @@ def main(argv: Sequence[str]) -> int:
         _show(_network(data_dir, folder), as_json)
 
     @app.command()
-    def reset(data_dir: DataDir = "", folder: Folder = "") -> None:
+    def reset(data_dir: DataDir = "", folder: Folder = "", as_json: Json = False) -> None:
         """Stop everything and forget it: chain, keys and balances."""
-        _network(data_dir, folder).reset()
-        say("gone")
+        network = _network(data_dir, folder)
+        network.reset()
+        document = {"schema": "golem-p2p/devnet-reset/1", "folder": str(network.folder)}
+        emit(document, as_json, lambda: say("gone"))
 
     return run_app(app, argv, "golem-p2p devnet")
 

@@ -14,10 +14,12 @@ from node.cli.common import (
     FAILURE,
     CliError,
     DataDir,
+    Json,
     NodeClient,
     NotRunning,
     complain,
     config_of,
+    emit,
     make_app,
     run_app,
     say,
@@ -62,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         raise SystemExit(run_node(config_of(data_dir, flags)))
 
     @app.command()
-    def stop(data_dir: DataDir = "") -> None:
+    def stop(data_dir: DataDir = "", as_json: Json = False) -> None:
         """Stop the running node and wait until it is gone."""
         config = config_of(data_dir)
         client = NodeClient(config)
@@ -72,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
             try:
                 NodeClient(config)
             except NotRunning:
-                say("stopped")
+                emit({"schema": "golem-p2p/node-stop/1", "pid": client.pid}, as_json, lambda: say("stopped"))
                 return
             time.sleep(0.1)
         raise CliError(f"the node (pid {client.pid}) has not stopped within 30 s")

@@ -131,9 +131,10 @@ def app_key(argv: Sequence[str]) -> int:
         )
 
     @app.command()
-    def drop(name: str, data_dir: DataDir = "") -> None:
+    def drop(name: str, data_dir: DataDir = "", as_json: Json = False) -> None:
         """Remove a key; programs that use it are refused from now on."""
         NodeClient(config_of(data_dir)).delete(f"{OWN}/app-keys/{name}")
+        emit({"schema": "golem-p2p/app-key-drop/1", "name": name}, as_json, lambda: None)
 
     return run_app(app, argv, "golem-p2p app-key")
 
@@ -229,11 +230,20 @@ def payment(argv: Sequence[str]) -> int:
 
     @app.command()
     def init(
-        data_dir: DataDir = "", network: Network = "", sender: bool = True, receiver: bool = True
+        data_dir: DataDir = "",
+        network: Network = "",
+        sender: Annotated[bool, typer.Option(help="Make it usable for paying.")] = True,
+        receiver: Annotated[bool, typer.Option(help="Make it usable for being paid.")] = True,
+        as_json: Json = False,
     ) -> None:
         """Make the node's account usable on a network."""
         body = {"network": network or None, "send": sender, "receive": receiver}
-        NodeClient(config_of(data_dir)).post(f"{OWN}/payment/init", body)
+        made = NodeClient(config_of(data_dir)).post(f"{OWN}/payment/init", body)
+        emit(
+            {"schema": "golem-p2p/payment-init/1", **made},
+            as_json,
+            lambda: say(f"{made['address']} can be used on {made['platform']}"),
+        )
 
     return run_app(app, argv, "golem-p2p payment")
 
