@@ -220,6 +220,28 @@ async def test_notes_out_of_order(autojump_clock: MockClock) -> None:
         await d.clean()
 
 
+async def test_accepting_again_needs_no_allocation(autojump_clock: MockClock) -> None:
+    async with deal() as d:
+        note = await d.note(GLM)
+        await d.accept_note(note, GLM)
+        await d.r.release_allocation(d.requestor.id, d.allocation_id)
+        await d.accept_note(note, GLM)
+        await d.allocate()
+        invoice = await d.accepted_invoice(2 * GLM)
+        await d.r.release_allocation(d.requestor.id, d.allocation_id)
+        await d.accept_invoice(invoice, 2 * GLM)
+
+
+async def test_an_accepted_invoice_is_the_last_word(autojump_clock: MockClock) -> None:
+    async with deal() as d:
+        await d.accept_invoice(await d.invoice(5 * GLM), 5 * GLM)
+        late = await d.note(9 * GLM)
+        await d.accept_note(late, 9 * GLM)  # taken, and without consequence
+        assert (await d.r.debit_note(d.requestor.id, late)).status is Status.RECEIVED
+        assert (await d.r.allocation(d.requestor.id, d.allocation_id)).spent_wei == 5 * GLM
+        await d.clean()
+
+
 async def test_what_cannot_be_accepted(autojump_clock: MockClock) -> None:
     async with deal() as d:
         id_ = await d.note(3 * GLM)
@@ -253,6 +275,20 @@ async def test_a_bill_of_nothing_is_settled_when_accepted(autojump_clock: MockCl
             return (await d.p.debit_note(d.provider.id, id_)).status is Status.SETTLED
 
         await until(settled)
+
+
+async def test_a_bill_of_nothing_is_not_settled_by_other_money(autojump_clock: MockClock) -> None:
+    async with deal() as d:
+        nothing, something = await d.note(0), await d.note(GLM)
+        await d.accept_note(something, GLM)
+        await d.r.process_now(d.requestor.id, DEVNET)
+
+        async def settled() -> bool:
+            return (await d.p.debit_note(d.provider.id, something)).status is Status.SETTLED
+
+        await until(settled)
+        for service, node in ((d.p, d.provider), (d.r, d.requestor)):
+            assert (await service.debit_note(node.id, nothing)).status is Status.RECEIVED
 
 
 async def test_rejecting_and_then_accepting(autojump_clock: MockClock) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 DEEP = msgspec.structs.replace(NETWORKS["devnet"], confirmations=3)
+PATIENT = msgspec.structs.replace(NETWORKS["devnet"], transaction_timeout_s=1000.0)
 DEBTS = 250
 ASKED = frozenset({"PAYMENT_EVENT", "PAYMENT_OK", "SETTLED"})
 
@@ -125,7 +126,7 @@ async def test_fees_above_the_ceiling_are_trouble_until_they_fall(autojump_clock
 
 
 async def test_a_node_that_forgets_its_pool_is_told_again(autojump_clock: MockClock) -> None:
-    async with deal() as d:
+    async with deal(World(PATIENT)) as d:
         d.world.chain.automine = False
         invoice = await d.accepted_invoice(5 * GLM)
         await trio.sleep(7)
@@ -133,7 +134,8 @@ async def test_a_node_that_forgets_its_pool_is_told_again(autojump_clock: MockCl
         await trio.sleep(20)
         d.world.chain.automine = True
         d.world.chain.mine()
-        await d.settled(invoice)
+        await trio.sleep(1)
+        assert (await d.r.invoice(d.requestor.id, invoice)).status is Status.SETTLED
         await paid_exactly(d, 5 * GLM)
 
 

@@ -73,6 +73,34 @@ async def test_a_payable_note_makes_earlier_ones_payable(autojump_clock: MockClo
         assert await paid_after(d, 2 * GLM) < 60
 
 
+async def test_a_promise_for_what_is_accepted_already(autojump_clock: MockClock) -> None:
+    async with deal() as d:
+        await d.accept_note(await d.note(GLM), GLM)
+        await d.allocate()  # the note that adds nothing is accepted from another budget
+        await d.accept_note(await d.note(GLM, due_ns=d.world.clock.utc_ns() + 60 * SECOND), GLM)
+        assert await paid_after(d, GLM) < 60
+
+
+async def test_a_promise_outlives_a_later_note_without_one(autojump_clock: MockClock) -> None:
+    async with deal() as d:
+        await slow(d)
+        await d.accept_note(await d.note(GLM, due_ns=d.world.clock.utc_ns() + 600 * SECOND), GLM)
+        await d.accept_note(await d.note(2 * GLM), 2 * GLM)
+        assert 500 < await paid_after(d, GLM) < 600
+        assert d.world.on_chain(d.provider) == 2 * GLM
+
+
+async def test_a_debt_after_a_long_silence_waits_for_the_cycle_too(autojump_clock: MockClock) -> None:
+    async with deal() as d:
+        await slow(d)
+        far = d.world.clock.utc_ns() + 10**6 * SECOND
+        await d.accept_note(await d.note(GLM, due_ns=far), GLM)
+        await paid_after(d, GLM)
+        await trio.sleep(5 * 3600 + 1800)
+        await d.accept_note(await d.note(2 * GLM, due_ns=far), 2 * GLM)
+        assert 1000 < await paid_after(d, 2 * GLM) < 2600
+
+
 async def test_a_note_without_a_promise_is_paid_in_the_end(autojump_clock: MockClock) -> None:
     async with deal() as d:
         note = await d.note(GLM)

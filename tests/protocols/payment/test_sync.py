@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -73,8 +73,22 @@ async def test_asking_often_is_answered_rarely(autojump_clock: MockClock) -> Non
         await d.accept_note(await d.note(GLM), GLM)
         address = f"{net_address(d.requestor.id, 'payment')}/PaymentSyncNeeded"
         body = codec.encode(PaymentSyncNeeded(d.requestor.id))
+        told: list[str] = []
+        call = d.requestor.bus.call
+
+        async def counted(target: str, *arguments: Any, **named: Any) -> bytes:
+            told.extend([target] if target.endswith("/PaymentSync") else [])
+            return await call(target, *arguments, **named)
+
+        d.requestor.bus.call = counted  # type: ignore[method-assign]
         for _ in range(10):
             await d.provider.bus.call(address, body)
+        await trio.sleep(10)
+        assert len(told) == 1
+        await trio.sleep(60)
+        await d.provider.bus.call(address, body)
+        await trio.sleep(10)
+        assert len(told) == 2
         with pytest.raises(RemoteError):
             await d.provider.bus.call(address, codec.encode(PaymentSyncNeeded("zzz")))
 
