@@ -13,6 +13,7 @@ import functools
 import importlib.metadata
 import json
 import os
+import sys
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,10 @@ async def _start(node: Node, stack: contextlib.AsyncExitStack) -> None:
     for protocol in (node.market, node.payment, node.activity, node.files):
         await stack.enter_async_context(protocol.running(_context_of(context, protocol, node)))
     await _start_plugins(node, context, stack)
-    node.requestor = await stack.enter_async_context(RequestorService.running(node))
+    # Some libraries raise it without limit (py_ecc: 100,000), and decoders of hostile input rely on it: a plug-in
+    # must not bring that in.
+    sys.setrecursionlimit(1000)
+    node.requestor = await stack.enter_async_context(RequestorService.running(node, database))
     await _start_rest(node, stack)
     nursery.start_soon(_join_overlay, node)
     if config["provider.enabled"]:

@@ -26,6 +26,7 @@ from trio.testing import MockClock
 
 from node import config as configuration
 from node.requestor.job import JobSpec
+from node.requestor.pending import PendingBills
 from node.requestor.run import Job
 from p2p.entropy import SeededEntropy
 from p2p.testing.clock import VirtualClock
@@ -139,6 +140,12 @@ class Deal:
         life = self._lives[node.node_id]
         life.scope.cancel()
         await life.ended.wait()
+
+    async def job(self) -> Job:
+        """Return the deal's job, not yet running."""
+        bills = PendingBills(self.requestor, self.requestor.database)
+        await bills.open()
+        return Job(self.requestor, self.job_spec(), bills)
 
     def job_spec(self) -> JobSpec:
         """Write the job's files, and return what is to be done with them."""
@@ -282,7 +289,7 @@ async def _play(spec: DealSpec, folder: Path, auditor: Auditor) -> Summary:
         async with running_deal(spec, folder, auditor) as deal, trio.open_nursery() as nursery:
             if spec.kill_at is not None:
                 nursery.start_soon(_kill_first, deal, spec.kill_at)
-            job = Job(deal.requestor, deal.job_spec())
+            job = await deal.job()
             await deal.run(job)
             summary = await deal.summary(job)
             for node in deal.alive:

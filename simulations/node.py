@@ -78,7 +78,7 @@ class SimulatedNode:
         activity: ActivityProtocol,
         files: FilesProtocol,
     ) -> None:
-        self._database = context.database
+        self.database = context.database
         self.config = config
         self.key = context.signer
         self.clock = context.clock
@@ -105,7 +105,7 @@ class SimulatedNode:
 
     async def database_digest(self) -> str:
         """Return a SHA-256 of every row of every table."""
-        return await self._database.read(_digest)
+        return await self.database.read(_digest)
 
 
 def _digest(connection: Connection) -> str:

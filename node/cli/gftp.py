@@ -128,7 +128,7 @@ class Dialogue:
 
     async def _close_one(self, url: Any) -> str:
         try:
-            closed = await self._ask(Close(str(url)), Closed)
+            closed = await self._ask(Close(str(url), self._session), Closed)
         except BusError:
             return "error"
         return "ok" if closed.was_open else "error"

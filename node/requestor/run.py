@@ -29,16 +29,15 @@ from protocols.market.events import ProposalArrived, ProposalRejected
 from protocols.payment.drivers.errors import DriverError
 from protocols.payment.errors import PaymentError
 from protocols.payment.networks import resolve_platform
-from protocols.payment.records import Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from node.parts import NodeParts
+    from node.requestor.pending import PendingBills
     from p2p.identity import NodeId
     from protocols.market.events import Proposal
     from protocols.payment.networks import Platform
-    from protocols.payment.records import DebitNote, Invoice
 
 APPROVAL_TIMEOUT = 15.0
 """Seconds that a provider has to approve an agreement."""
@@ -62,8 +61,9 @@ _EXPECTED = (JobError, MarketError, PaymentError, DriverError, FilesError, BusEr
 class Job:
     """A running job."""
 
-    def __init__(self, node: NodeParts, spec: JobSpec) -> None:
+    def __init__(self, node: NodeParts, spec: JobSpec, bills: PendingBills) -> None:
         spec.check()
+        self._bills = bills
         self._node = node
         self._spec = spec
         self._me: NodeId = node.key.node_id
@@ -375,36 +375,19 @@ class Job:
                     hired.error = str(error)
                     self._log.warning("bill not accepted", agreement=hired.agreement_id, reason=str(error))
             await payment.document_events(
-                self._me, "invoice", after_ns=self._node.clock.utc_ns(), timeout=0.5
+                self._me, "invoice", after_ns=self._node.clock.utc_ns(), timeout=2.0
             )
 
     async def _accept_for(self, hired: Hired, allocation: str) -> None:
-        payment = self._node.payment.service
         most = most_owed(hired.offer, hired.seconds(trio.current_time()), hired.activities)
-        for note in await payment.debit_notes(self._me, agreement_id=hired.agreement_id):
-            if note.status is Status.RECEIVED and self._right(hired, note, note.total_due_wei, most):
-                await payment.accept_debit_note(
-                    self._me, note.debit_note_id, amount_wei=note.total_due_wei, allocation_id=allocation
-                )
-        for invoice in await payment.invoices(self._me, agreement_id=hired.agreement_id):
-            if invoice.status is Status.RECEIVED and self._right(hired, invoice, invoice.amount_wei, most):
-                await payment.accept_invoice(
-                    self._me, invoice.invoice_id, amount_wei=invoice.amount_wei, allocation_id=allocation
-                )
-                hired.invoiced = True
-            if invoice.status in (Status.ACCEPTED, Status.SETTLED):
-                hired.invoiced = True
+        bill = await self._bills.expect(hired.agreement_id, allocation, most)
+        hired.invoiced = hired.invoiced or await self._bills.accept(bill)
+        hired.error = self._bills.refused.get(hired.agreement_id, hired.error)
+        payment = self._node.payment.service
         for row in await payment.agreement_ledger(self._me, hired.agreement_id):
             if (row.totals.accepted, row.totals.paid) != (hired.accepted_wei, hired.paid_wei):
                 hired.accepted_wei, hired.paid_wei = row.totals.accepted, row.totals.paid
                 self._changed.notify()
-
-    def _right(self, hired: Hired, document: DebitNote | Invoice, amount: int, most: int) -> bool:
-        if amount <= most:
-            return True
-        hired.error = f"billed {format_amount(amount)} GLM, more than {format_amount(most)} can be right"
-        self._log.warning("bill refused", agreement=hired.agreement_id, reason=hired.error)
-        return False
 
     async def _settle(self, platform: Platform) -> None:
         """Wait, bounded, for invoices and for their payment."""
@@ -435,6 +418,12 @@ class Job:
             await self._changed.ticket().wait()
 
     async def _release(self, allocation: str) -> None:
+        """Give back what the job did not spend; while bills are open it stays, for they may come late."""
+        for hired in self._hired.values():
+            if hired.invoiced or not hired.activities:
+                await self._bills.forget(hired.agreement_id)
+        if any(hired.activities and not hired.invoiced for hired in self._hired.values()):
+            return
         with contextlib.suppress(PaymentError):
             await self._node.payment.service.release_allocation(self._me, allocation)
 

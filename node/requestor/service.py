@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from node.requestor.job import JobError, JobProgress, JobSpec
+from node.requestor.pending import PendingBills
 from node.requestor.run import Job
 from p2p.bus import Caller, Service, ServiceError
 from p2p.entropy import hex32
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from node.parts import NodeParts
+    from p2p.storage import Database
 
 ADDRESS = "/local/requestor"
 MAX_JOBS = 64
@@ -56,17 +58,20 @@ class StopJob(msgspec.Struct, frozen=True):
 class RequestorService:
     """Jobs of this node."""
 
-    def __init__(self, node: NodeParts, nursery: trio.Nursery) -> None:
+    def __init__(self, node: NodeParts, nursery: trio.Nursery, bills: PendingBills) -> None:
+        self._bills = bills
         self._node = node
         self._nursery = nursery
         self._jobs: dict[str, Job] = {}
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def running(cls, node: NodeParts) -> AsyncIterator[RequestorService]:
+    async def running(cls, node: NodeParts, database: Database) -> AsyncIterator[RequestorService]:
         """Serve while the context is open; jobs are stopped, and their work paid, at the end."""
         async with trio.open_nursery() as nursery:
-            helper = cls(node, nursery)
+            bills = PendingBills(node, database)
+            nursery.start_soon(bills.pay_late, await bills.open())
+            helper = cls(node, nursery, bills)
             service = Service()
             service.method(StartJob, helper._on_start)
             service.method(StopJob, helper._on_stop)
@@ -87,7 +92,7 @@ class RequestorService:
             del self._jobs[name]
         if len(self._jobs) >= MAX_JOBS:
             raise JobError(f"{MAX_JOBS} jobs are running already")
-        job = Job(self._node, spec)
+        job = Job(self._node, spec, self._bills)
         name = hex32(self._node.entropy)
         self._jobs[name] = job
         self._nursery.start_soon(job.run)

@@ -137,3 +137,32 @@ def test_ctrl_c_leaves_no_process_and_pays_for_finished_work(tmp_path: Path) -> 
     assert "paid for" in text
     assert "by transaction 0x" in text
     until(lambda: not any(alive(pid) for pid in below), 10, "all processes are gone")
+
+
+def test_a_requestor_killed_while_working_still_pays_for_what_was_done(
+    requestor: Node, tmp_path: Path
+) -> None:
+    """No bill was accepted yet: the node comes back without its job, and pays what it had measured."""
+    earners = [provider(requestor.network, number) for number in (1, 2)]
+    job = run_job(
+        requestor, "--tasks", "8", "--output", f"/work/tile-{{i}}.ppm:{tmp_path}/tile-{{i}}.ppm",
+        "--", "480", "360", "96", "{i}", "4", "2",
+    )  # fmt: skip
+    until(lambda: len(list(tmp_path.glob("tile-*.ppm"))) >= 2, 90, "two tiles are finished")
+    os.kill(requestor.pid, signal.SIGKILL)
+    job.communicate(timeout=60)
+    requestor.start()
+
+    def invoices(node: Node) -> list[dict[str, str]]:
+        listed: list[dict[str, str]] = node.client.get("/payment-api/v1/invoices")
+        return listed
+
+    def paid() -> bool:
+        issued = [invoice for node in earners for invoice in invoices(node)]
+        return len(issued) == 2 and all(invoice["status"] == "SETTLED" for invoice in issued)
+
+    until(paid, 120, "both providers' invoices are settled")
+    for node in earners:
+        assert Decimal(balance(node)) == sum(Decimal(invoice["amount"]) for invoice in invoices(node)) > 0
+    agreements = requestor.client.get("/golem-p2p/v1/agreements")
+    assert {agreement["state"] for agreement in agreements} == {"Terminated"}

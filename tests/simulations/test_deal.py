@@ -13,7 +13,6 @@ import pytest
 import trio
 import trio.testing
 
-from node.requestor.run import Job
 from p2p.identity import recover
 from p2p.testing.determinism import threads_run_inline
 from protocols.market import ids
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from node.requestor.job import ProviderReport
+    from node.requestor.run import Job
     from simulations.node import SimulatedNode
 
 SPEC = DealSpec(seed=5)
@@ -47,7 +47,7 @@ async def test_a_deal_is_computed_paid_and_proved(
 ) -> None:
     async with running_deal(SPEC, tmp_path) as deal:
         before = {node.node_id: on_chain(deal, node) for node in deal.providers}
-        job = Job(deal.requestor, deal.job_spec())
+        job = await deal.job()
         await deal.run(job)
 
         progress = job.progress()
@@ -74,7 +74,7 @@ async def test_who_dies_over_a_task_gets_nothing_for_it(
 ) -> None:
     async with running_deal(SPEC, tmp_path) as deal, trio.open_nursery() as nursery:
         victim, survivor = deal.providers
-        job = Job(deal.requestor, deal.job_spec())
+        job = await deal.job()
         nursery.start_soon(deal.run, job)
         await until_it_works(job, victim)
         await trio.sleep(1)  # the shortest run takes two seconds

@@ -1,0 +1,23 @@
+"""For every test: the interpreter as a node has it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def usual_recursion_limit() -> Iterator[None]:
+    """Undo what importing py_ecc does: it raises the limit to 100,000.
+
+    The oracles of the chain's tests (eth-account, py-evm) import it. With such a limit, input that is nested
+    deeply overflows the C stack of decoders that rely on the limit, where a node gives a clear error.
+    """
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(1000)
