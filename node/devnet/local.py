@@ -97,7 +97,7 @@ class LocalNetwork:
         state = self.state()
         running = {node.name: node for node in (state.nodes if state else ()) if _alive(node)}
         tell("starting the chain ...")
-        chain = control.up(self.folder / "chain")
+        chain = self._chain_up()
         state = LocalState(chain.rpc_url, (), tuple(running.values()))
         self._save(state)
         names = [f"provider-{i + 1}" for i in range(providers)] + ["requestor"] * requestor
@@ -148,6 +148,18 @@ class LocalNetwork:
         for path in self.folder.glob("provider-*"):
             shutil.rmtree(path, ignore_errors=True)
         shutil.rmtree(self.folder / "requestor", ignore_errors=True)
+
+    def _chain_up(self) -> control.ChainInfo:
+        """Start the chain: a known one where it was, so that nodes find it; a new one, or one whose port is
+        taken meanwhile, on any free port."""
+        folder = self.folder / "chain"
+        if self._known_chain():
+            with contextlib.suppress(DevnetError):
+                return control.up(folder)
+        return control.up(folder, 0)
+
+    def _known_chain(self) -> bool:
+        return any((self.folder / "chain").glob("*.json"))
 
     def _started(self, state: LocalState, names: Sequence[str], tell: Callable[[str], None]) -> LocalState:
         """Start nodes side by side, wait until each has joined, and write down what runs."""

@@ -69,6 +69,7 @@ class Job:
         self._me: NodeId = node.key.node_id
         self._log = structlog.get_logger("job")
         self._board = TaskBoard(spec.tasks)
+        self._allocation = ""
         self._changed = Signal()
         self._started = self._idle_since = trio.current_time()
         self._last_refusal = "nobody answered"
@@ -163,9 +164,9 @@ class Job:
 
     async def _walk(self) -> None:
         platform = resolve_platform(network=self._node.config.text("payment.network"))
-        allocation = await self._allocate(platform)
+        self._allocation = allocation = await self._allocate(platform)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._accept_bills, allocation)
+            nursery.start_soon(self._accept_bills)
             try:
                 await self._compute(platform, allocation)
             finally:
@@ -337,6 +338,8 @@ class Job:
                     await market.cancel_agreement(self._me, agreement_id, {"message": "not approved in time"})
                 raise
             hired = Hired(agreement_id, provider, str(offer.get("golem.node.id.name", "")), offer)
+            # On disk before the first activity: what it may cost must be known even if this node dies now.
+            await self._bills.expect(agreement_id, self._allocation, most_owed(offer, 0.0, 1))
             self._hired[agreement_id] = hired
             await self._note_balance(hired, platform, before=True)
             self._set("working", f"{hired.name or provider} agreed")
@@ -364,13 +367,13 @@ class Job:
 
     # --- paying -----------------------------------------------------------------------------------------
 
-    async def _accept_bills(self, allocation: str) -> None:
+    async def _accept_bills(self) -> None:
         """Accept what our agreements are billed, as far as it can be right; until cancelled."""
         payment = self._node.payment.service
         while True:
             for hired in list(self._hired.values()):
                 try:
-                    await self._accept_for(hired, allocation)
+                    await self._accept_for(hired)
                 except PaymentError as error:
                     hired.error = str(error)
                     self._log.warning("bill not accepted", agreement=hired.agreement_id, reason=str(error))
@@ -378,9 +381,9 @@ class Job:
                 self._me, "invoice", after_ns=self._node.clock.utc_ns(), timeout=2.0
             )
 
-    async def _accept_for(self, hired: Hired, allocation: str) -> None:
+    async def _accept_for(self, hired: Hired) -> None:
         most = most_owed(hired.offer, hired.seconds(trio.current_time()), hired.activities)
-        bill = await self._bills.expect(hired.agreement_id, allocation, most)
+        bill = await self._bills.expect(hired.agreement_id, self._allocation, most)
         hired.invoiced = hired.invoiced or await self._bills.accept(bill)
         hired.error = self._bills.refused.get(hired.agreement_id, hired.error)
         payment = self._node.payment.service
