@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from p2p.identity import NodeId
-from p2p.overlay import OverlayError, Stream, protocol_id
+from p2p.identity import InvalidNodeId, parse_node_id
+from p2p.overlay import OverlayError, Stream, StreamBroken, protocol_id
 from protocols.files.core import HeaderReader, encode_header
-from protocols.files.errors import RemoteFilesError
+from protocols.files.errors import FilesError, RemoteFilesError
 from protocols.files.messages import CHUNK_BYTES, MAJOR, PROTOCOL, No, Open
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     import structlog.typing
 
+    from p2p.identity import NodeId
     from p2p.overlay import Overlay
 
 MAX_CONNECTIONS = 64
@@ -85,34 +86,43 @@ class BulkSocket:
 
     async def _serve(self, local: trio.SocketStream) -> None:
         async with local, self._slots:
+            supervisor = _Supervisor(local)
+            reason = ""
+            # In groups, for what copies both ways is a nursery. Whatever fails costs this transfer alone.
             try:
-                await self._connect(local)
-            except (
-                OverlayError,
-                RemoteFilesError,
-                trio.BrokenResourceError,
-                trio.ClosedResourceError,
-            ) as error:
-                self._log.info("bulk transfer ended", reason=str(error))
-                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    await local.send_all(encode_header(No(str(error)[:500] or "the transfer broke off")))
+                await self._connect(supervisor)
+            except* (
+                FilesError, OverlayError, RemoteFilesError, trio.BrokenResourceError, trio.ClosedResourceError
+            ) as group:  # fmt: skip
+                reason = str(_first(group)) or "the transfer broke off"
+                self._log.info("bulk transfer ended", reason=reason)
+            except* Exception as group:
+                reason = "internal error of the node; its log says more"
+                self._log.error("a bulk transfer failed", exc_info=group)
+            if reason and not supervisor.was_told:  # else it would be taken for content
+                with trio.move_on_after(_OPEN_TIMEOUT), contextlib.suppress(trio.BrokenResourceError):
+                    await supervisor.send_all(encode_header(No(reason[:500])))
 
-    async def _connect(self, local: trio.SocketStream) -> None:
+    async def _connect(self, local: _Supervisor) -> None:
         with trio.move_on_after(_OPEN_TIMEOUT) as scope:
             opened, rest = await _read_open(local)
         if scope.cancelled_caught:
             return
-        if not any(hmac.compare_digest(opened.token, token) for token in self._tokens):
-            await local.send_all(encode_header(No("unknown token")))
-            return
-        if opened.node_id == self._overlay.node_id:
-            near, far = _memory_pair(self._overlay.node_id)
+        token = opened.token.encode()
+        if not any(hmac.compare_digest(token, known.encode()) for known in self._tokens):
+            raise RemoteFilesError("unknown token")
+        try:
+            node_id = parse_node_id(opened.node_id)
+        except InvalidNodeId as error:
+            raise RemoteFilesError(str(error)) from error
+        if node_id == self._overlay.node_id:
+            near, far = _memory_pair(node_id)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._local, far)
                 await _splice(local, near, rest)
             return
         protocol = protocol_id(self._overlay.network, PROTOCOL, MAJOR)
-        remote = await self._overlay.open_stream(NodeId(opened.node_id), protocol)
+        remote = await self._overlay.open_stream(node_id, protocol)
         try:
             await _splice(local, remote, rest)
         except BaseException:
@@ -121,10 +131,34 @@ class BulkSocket:
         await remote.aclose()
 
 
-async def _read_open(local: trio.SocketStream) -> tuple[Open, bytes]:
+class _Supervisor:
+    """A supervisor's end of a connection, and whether anything was said to it."""
+
+    def __init__(self, socket: trio.SocketStream) -> None:
+        self._socket = socket
+        self.was_told = False
+
+    async def receive_some(self) -> bytes:
+        return bytes(await self._socket.receive_some(CHUNK_BYTES))
+
+    async def send_all(self, data: bytes) -> None:
+        self.was_told = True
+        await self._socket.send_all(data)
+
+    async def send_eof(self) -> None:
+        await self._socket.send_eof()
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _read_open(local: _Supervisor) -> tuple[Open, bytes]:
     reader = HeaderReader()
     while True:
-        data = await local.receive_some(CHUNK_BYTES)
+        data = await local.receive_some()
         if not data:
             raise RemoteFilesError("the connection ended before it said what it wants")
         found = reader.feed(data)
@@ -135,7 +169,7 @@ async def _read_open(local: trio.SocketStream) -> tuple[Open, bytes]:
             return header, rest
 
 
-async def _splice(local: trio.SocketStream, remote: Stream, first: bytes) -> None:
+async def _splice(local: _Supervisor, remote: Stream, first: bytes) -> None:
     """Copy both ways until both have finished; the end of one direction is passed on."""
 
     async def outward() -> None:
@@ -143,7 +177,7 @@ async def _splice(local: trio.SocketStream, remote: Stream, first: bytes) -> Non
         while True:
             if data:
                 await remote.send_all(data)
-            data = await local.receive_some(CHUNK_BYTES)
+            data = await local.receive_some()
             if not data:
                 await remote.send_eof()
                 return
@@ -171,7 +205,10 @@ class _MemoryStream:
         return self._peer
 
     async def send_all(self, data: bytes) -> None:
-        await self._send.send(data)
+        try:
+            await self._send.send(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise StreamBroken("the other end of the transfer has gone") from error
 
     async def receive_some(self, max_bytes: int = 65536) -> bytes:
         try:
