@@ -2,16 +2,18 @@
 
 Published files are served live from disk; the name of a download is the SHA3-256 of its content when it was
 published, so a file that changes meanwhile is noticed by whoever fetches it. Whoever knows a name may read
-it, as in the original; the names of upload slots are unguessable and take one file.
+it, as in the original; the names of upload slots are unguessable and take one file. What is published twice is
+there until it is closed twice. A peer is never told a local path.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -44,15 +46,20 @@ from protocols.files.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
     from p2p.protocol import NodeContext
 
 MAX_UPLOAD_BYTES = 64 * 1024**3
+MAX_SERVED = 256
+"""Transfers that are served at a time."""
+MAX_SERVED_PER_PEER = 64
+IDLE_SECONDS = 120.0
+"""Seconds in which a transfer may make no progress at all."""
 _HEADER_TIMEOUT = 30.0
 
 
-class _Entry(msgspec.Struct, frozen=True):
+class _Entry(msgspec.Struct, frozen=True, eq=False):
     path: Path
     session: str
 
@@ -63,8 +70,10 @@ class FilesProtocol:
     name = "files"
 
     def __init__(self) -> None:
-        self._published: dict[str, _Entry] = {}
+        self._published: dict[str, list[_Entry]] = {}
         self._slots: dict[str, _Entry] = {}
+        self._filling: set[str] = set()
+        self._served: collections.Counter[str] = collections.Counter()
         self._ctx: NodeContext
 
     @contextlib.asynccontextmanager
@@ -91,7 +100,7 @@ class FilesProtocol:
     async def publish(self, path: Path, *, session: str = "") -> str:
         """Offer a file for download and return its URL. Raises LocalFileError."""
         digest = await _digest_of(path)
-        self._published[digest] = _Entry(path, session)
+        self._published.setdefault(digest, []).append(_Entry(path, session))
         return format_url(self._ctx.node_id, digest)
 
     async def receive(self, path: Path, *, session: str = "") -> str:
@@ -105,10 +114,23 @@ class FilesProtocol:
         self._slots[name] = _Entry(path, session)
         return format_url(self._ctx.node_id, name)
 
-    def close(self, url: str) -> bool:
-        """Take a URL of ours back; return whether it was open."""
-        _, name = parse_url(url)
-        return (self._published.pop(name, None) or self._slots.pop(name, None)) is not None
+    def close(self, url: str, *, session: str = "") -> bool:
+        """Take a URL of ours back, as often as it was published; return whether it was open in `session`."""
+        node_id, name = parse_url(url)
+        if node_id != self._ctx.node_id:
+            return False
+        entries = self._published.get(name, [])
+        for entry in entries:
+            if entry.session == session:
+                entries.remove(entry)
+                if not entries:
+                    del self._published[name]
+                return True
+        slot = self._slots.get(name)
+        if slot is None or slot.session != session:
+            return False
+        del self._slots[name]
+        return True
 
     async def download(self, url: str, path: Path) -> int:
         """Fetch a URL into a file and return its size. Raises FilesError, RemoteFilesError, OverlayError."""
@@ -131,11 +153,15 @@ class FilesProtocol:
         node_id, name = parse_url(url)
         try:
             file = await trio.open_file(path, "rb")
-            size = os.fstat(file.fileno()).st_size
         except OSError as error:
             raise LocalFileError(f"cannot read {path}: {error.strerror}") from error
-        async with file, self._stream_to(node_id) as stream:
-            await transfer.upload(stream, name, size, _chunks(file))
+        async with file, contextlib.aclosing(_chunks(file)) as chunks:
+            size = os.fstat(file.fileno()).st_size
+            if node_id == self._ctx.node_id:
+                await self._fill(name, size, chunks)
+            else:
+                async with self._stream_to(node_id) as stream:
+                    await transfer.upload(stream, name, size, chunks)
         return size
 
     async def serve(self, stream: Stream) -> None:
@@ -145,60 +171,120 @@ class FilesProtocol:
     # --- peers ------------------------------------------------------------------------------------------
 
     async def _serve(self, stream: Stream) -> None:
+        peer = stream.peer
+        if self._served.total() >= MAX_SERVED or self._served[peer] >= MAX_SERVED_PER_PEER:
+            await self._refuse(stream, "too many transfers are served here; try again later")
+            return
+        self._served[peer] += 1
+        try:
+            await self._serve_one(stream)
+        finally:
+            self._served[peer] -= 1
+            self._served += collections.Counter()  # forgets whom nothing is served
+
+    async def _serve_one(self, stream: Stream) -> None:
+        moving = _Moving(stream)
         try:
             with trio.fail_after(_HEADER_TIMEOUT):
                 header, rest = await transfer.read_header(stream)
             match header:
                 case Get():
-                    await self._serve_get(stream, header)
+                    await self._serve_get(moving, header)
                 case Put():
-                    await self._serve_put(stream, header, rest)
+                    await self._serve_put(moving, header, rest)
                 case _:
                     raise TransferBroken(f"a transfer cannot begin with {type(header).__name__}")
-        except (FilesError, RemoteFilesError, OSError) as error:
+        except LocalFileError as error:
+            self._ctx.log.warning("a transfer was not served", peer=stream.peer, reason=str(error))
+            await self._refuse(stream, "the other side cannot use its file; its log says why")
+        except (FilesError, RemoteFilesError) as error:
             self._ctx.log.info("transfer refused", peer=stream.peer, reason=str(error))
-            await stream.send_all(encode_header(No(str(error)[:500])))
-            await stream.aclose()
-        except trio.TooSlowError:
+            await self._refuse(stream, str(error)[:500])
+        except (trio.TooSlowError, _CutOff) as error:
+            self._ctx.log.info("transfer cut off", peer=stream.peer, reason=str(error))
             stream.reset()
         else:
             await stream.aclose()
 
-    async def _serve_get(self, stream: Stream, request: Get) -> None:
-        entry = self._published.get(request.name)
-        if entry is None:
-            raise NotPublished(f"no file {request.name[:80]} is published here")
-        async with await trio.open_file(entry.path, "rb") as file:
+    async def _refuse(self, stream: Stream, reason: str) -> None:
+        with trio.move_on_after(_HEADER_TIMEOUT) as scope:
+            await stream.send_all(encode_header(No(reason)))
+            await stream.aclose()
+        if scope.cancelled_caught:
+            stream.reset()
+
+    async def _serve_get(self, stream: _Moving, request: Get) -> None:
+        async with self._opened(request.name) as file:
             size = os.fstat(file.fileno()).st_size
             await file.seek(min(max(request.offset, 0), size))
-            await transfer.send_file(stream, file, size)
+            try:
+                await transfer.send_file(stream, file, size)
+            except (OSError, TransferBroken) as error:
+                # What is said now would be taken for content.
+                raise _CutOff(str(error)) from error
 
-    async def _serve_put(self, stream: Stream, request: Put, rest: bytes) -> None:
-        entry = self._slots.get(request.name)
-        if entry is None:
-            raise NotPublished("no such upload slot is open here")
+    async def _serve_put(self, stream: _Moving, request: Put, rest: bytes) -> None:
+        self._slot(request.name)
         if not 0 <= request.size <= MAX_UPLOAD_BYTES:
             raise TransferBroken(f"{request.size} bytes are not taken")
         await stream.send_all(encode_header(Found(request.size)))
-        check = ContentCheck(request.name, request.size)
-        async with _replacing(entry.path) as file:
+
+        async def arriving() -> AsyncGenerator[bytes, None]:
             chunk = rest
             while True:
                 if chunk:
-                    check.feed(chunk)
-                    await file.write(chunk)
+                    yield chunk
                 chunk = await stream.receive_some(CHUNK_BYTES)
                 if not chunk:
-                    break
-            digest = check.finish()
-        self._slots.pop(request.name, None)
+                    return
+
+        async with contextlib.aclosing(arriving()) as chunks:
+            digest = await self._fill(request.name, request.size, chunks)
         await stream.send_all(encode_header(Stored(request.size, digest)))
 
+    async def _fill(self, name: str, size: int, chunks: AsyncIterator[bytes]) -> str:
+        """Write what arrives into a slot, which is gone afterwards; return its digest."""
+        slot = self._slot(name)
+        self._filling.add(name)
+        try:
+            check = ContentCheck(name, size)
+            async with _replacing(slot.path) as file:
+                async for chunk in chunks:
+                    check.feed(chunk)
+                    await file.write(chunk)
+                digest = check.finish()
+                if self._slots.get(name) is not slot:
+                    raise NotPublished("this upload slot was closed meanwhile")
+            self._slots.pop(name, None)
+        finally:
+            self._filling.discard(name)
+        return digest
+
+    def _slot(self, name: str) -> _Entry:
+        slot = self._slots.get(name)
+        if slot is None:
+            raise NotPublished("no such upload slot is open here")
+        if name in self._filling:
+            raise NotPublished("this upload slot is being filled by somebody else")
+        return slot
+
     @contextlib.asynccontextmanager
-    async def _stream_to(self, node_id: str) -> AsyncIterator[Stream]:
+    async def _opened(self, name: str) -> AsyncIterator[Any]:
+        entries = self._published.get(name)
+        if not entries:
+            raise NotPublished(f"no file {name[:80]} is published here")
+        try:
+            file = await trio.open_file(entries[-1].path, "rb")
+        except OSError as error:
+            raise LocalFileError(f"cannot read {entries[-1].path}: {error.strerror}") from error
+        async with file:
+            yield file
+
+    @contextlib.asynccontextmanager
+    async def _stream_to(self, node_id: str) -> AsyncIterator[_Moving]:
         stream = await self._ctx.overlay.open_stream(NodeId(node_id), self._protocol)
         try:
-            yield stream
+            yield _Moving(stream)
         except BaseException:
             stream.reset()
             raise
@@ -206,14 +292,18 @@ class FilesProtocol:
             await stream.aclose()
 
     async def _copy_own(self, name: str, path: Path) -> int:
-        entry = self._published.get(name)
-        if entry is None:
-            raise NotPublished(f"no file {name[:80]} is published here")
-        size = 0
-        async with await trio.open_file(entry.path, "rb") as source, _replacing(path) as file:
-            async for chunk in _chunks(source):
+        async with (
+            self._opened(name) as source,
+            _replacing(path) as file,
+            contextlib.aclosing(_chunks(source)) as chunks,
+        ):
+            check = ContentCheck(name, os.fstat(source.fileno()).st_size)
+            size = 0
+            async for chunk in chunks:
+                check.feed(chunk)
                 await file.write(chunk)
                 size += len(chunk)
+            check.finish()
         return size
 
     # --- local programs ---------------------------------------------------------------------------------
@@ -230,7 +320,7 @@ class FilesProtocol:
 
     async def _on_close(self, caller: Caller, request: Close) -> Closed:
         async with _as_service_error(caller):
-            return Closed(self.close(request.url))
+            return Closed(self.close(request.url, session=request.session))
         raise AssertionError("unreachable")
 
     async def _on_download(self, caller: Caller, request: Download) -> Moved:
@@ -249,9 +339,47 @@ class FilesProtocol:
             yield Session(session)
             await trio.sleep_forever()
         finally:
-            for table in (self._published, self._slots):
-                for name in [name for name, entry in table.items() if entry.session == session]:
-                    del table[name]
+            self._close_session(session)
+
+    def _close_session(self, session: str) -> None:
+        for name, entries in list(self._published.items()):
+            self._published[name] = [entry for entry in entries if entry.session != session]
+            if not self._published[name]:
+                del self._published[name]
+        for name in [name for name, slot in self._slots.items() if slot.session == session]:
+            del self._slots[name]
+
+
+class _CutOff(Exception):
+    """A transfer that can only be broken off: its content is under way."""
+
+
+class _Moving:
+    """A stream on which something must move every so often, or the transfer is broken."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    async def send_all(self, data: bytes) -> None:
+        with _moving():
+            await self._stream.send_all(data)
+
+    async def receive_some(self, max_bytes: int = 65536) -> bytes:
+        with _moving():
+            return await self._stream.receive_some(max_bytes)
+
+    async def send_eof(self) -> None:
+        with _moving():
+            await self._stream.send_eof()
+
+
+@contextlib.contextmanager
+def _moving() -> Iterator[None]:
+    try:
+        with trio.fail_after(IDLE_SECONDS):
+            yield
+    except trio.TooSlowError as error:
+        raise TransferBroken(f"nothing moved for {IDLE_SECONDS:g} s") from error
 
 
 @contextlib.asynccontextmanager
@@ -280,7 +408,7 @@ async def _replacing(path: Path) -> AsyncIterator[File]:
             await trio.Path(partial).unlink()
 
 
-async def _chunks(file: File) -> AsyncIterator[bytes]:
+async def _chunks(file: File) -> AsyncGenerator[bytes, None]:
     while chunk := await file.read(CHUNK_BYTES):
         yield chunk
 

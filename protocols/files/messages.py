@@ -89,9 +89,11 @@ class Published(msgspec.Struct, frozen=True):
 
 
 class Close(msgspec.Struct, frozen=True):
-    """Local: take a URL back. The reply is `Closed`."""
+    """Local: take a URL back, as often as it was published. The reply is `Closed`."""
 
     url: str
+    session: str = ""
+    """The session that it was published in."""
 
 
 class Closed(msgspec.Struct, frozen=True):

@@ -31,16 +31,20 @@ class File(Protocol):
     async def write(self, data: bytes, /) -> int: ...
 
 
-async def read_header(stream: ByteStream) -> tuple[Header, bytes]:
-    """Return the first frame and the bytes that came with it. Raises TransferBroken."""
+async def read_header(stream: ByteStream, first: bytes = b"") -> tuple[Header, bytes]:
+    """Return the next frame and the bytes that came with it. Raises TransferBroken.
+
+    Args:
+        first: bytes that came with the frame before.
+    """
     reader = HeaderReader()
-    while True:
+    found = reader.feed(first)
+    while found is None:
         data = await stream.receive_some(65536)
         if not data:
             raise TransferBroken("the stream ended before a header came")
         found = reader.feed(data)
-        if found is not None:
-            return found
+    return found
 
 
 async def download(stream: ByteStream, name: str) -> AsyncGenerator[bytes, None]:
@@ -73,13 +77,14 @@ async def upload(stream: ByteStream, name: str, size: int, chunks: AsyncIterator
         TransferBroken: the peer stored something else than was sent.
     """
     await stream.send_all(encode_header(Put(name, size)))
-    _found((await read_header(stream))[0])
+    header, rest = await read_header(stream)
+    _found(header)
     digest = hashlib.sha3_256()
     async for chunk in chunks:
         digest.update(chunk)
         await stream.send_all(chunk)
     await stream.send_eof()
-    header, _ = await read_header(stream)
+    header, _ = await read_header(stream, rest)
     if isinstance(header, No):
         raise Refused(header.message)
     if not isinstance(header, Stored) or header.sha3 != digest.hexdigest():
