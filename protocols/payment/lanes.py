@@ -30,7 +30,7 @@ from protocols.payment.drivers.errors import (
     TransactionRefused,
     Underpriced,
 )
-from protocols.payment.errors import AccountUnusable, PaymentError
+from protocols.payment.errors import AccountUnusable, PaymentError, Unavailable
 from protocols.payment.payout import book_paid
 from protocols.payment.store import batches, orders
 
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 _FIRST_PAUSE: Final = 20.0
 """Before trying again after a wallet lacked coin or tokens; half as long again each time."""
+_FIRST_PAUSE_OF_SILENCE: Final = 1.0
+"""Before asking an endpoint again that gave no answer."""
 _LONGEST_PAUSE: Final = 300.0
 _LONGEST_REVERT_PAUSE: Final = 3600.0
 """Each transaction that reverts costs a fee."""
@@ -140,7 +142,9 @@ class Lanes:
                 except (DriverError, PaymentError) as error:
                     failures += 1
                     await self._troubles.report(platform, owner, lane.key[1], error)
-                    pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 1.5 ** min(failures - 1, 10))
+                    silent = isinstance(error, ChainUnavailable | Unavailable)
+                    first = _FIRST_PAUSE_OF_SILENCE if silent else _FIRST_PAUSE
+                    pause = min(_LONGEST_PAUSE, first * 1.5 ** min(failures - 1, 20))
                     if isinstance(error, _Reverted):
                         await trio.sleep(error.pause)
                     else:
