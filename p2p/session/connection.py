@@ -126,6 +126,9 @@ class Session:
             accept: called with each stream that the peer opens; must not block. It has to close the stream.
         """
         self._accept = accept
+        if self.ended is not None:  # closed before it could run
+            await trio.lowlevel.checkpoint()
+            return
         try:
             async with trio.open_nursery() as nursery:
                 self._scope = nursery.cancel_scope

@@ -54,6 +54,8 @@ MAX_CONTROL_BYTES = 65_536
 """Of frames without payload that wait to be sent: a peer that causes more does not read, and is cut off."""
 _LEAST_ROOM_BYTES = 4096
 """Room in a record below which a frame is not fitted into it but runs over to the next."""
+MAX_CREDIT_BYTES = 2 * 2**20
+"""Credit is given for half a window, or this much: half of a large one could not keep a long link full."""
 _GROWING_ROUND_TRIPS = 4
 
 
@@ -423,7 +425,7 @@ class Yamux:
             self._forget_if_finished(stream)
             return
         stream.consumed += size
-        if stream.consumed * 2 < stream.window:
+        if stream.consumed < min(stream.window // 2, MAX_CREDIT_BYTES):
             return
         self._tune(stream, now)
         credit = stream.window - stream.receive_window - stream.buffered
@@ -434,9 +436,9 @@ class Yamux:
             self._control += frame(WINDOW_UPDATE, self._owed_flags(stream), stream.id, credit)
 
     def _tune(self, stream: YamuxStream, now: float) -> None:
-        """Double the window if half of it was read within some round trips; halve it when memory is tight.
+        """Double the window if half of it would be read within some round trips; halve it when memory is tight.
 
-        A reader that takes half a window in time t needs a window of 2 * rtt / t halves not to wait for credit.
+        A reader of r bytes a second needs a window above r * rtt not to wait for credit; it gets up to 8 times that.
         """
         window = stream.window
         if self.budget.tight:
@@ -447,7 +449,7 @@ class Yamux:
             self.rtt is not None
             and not stream.discarding
             and window * 2 <= self.settings.max_window
-            and now - stream.credited_at < _GROWING_ROUND_TRIPS * self.rtt
+            and (now - stream.credited_at) * window < 2 * stream.consumed * _GROWING_ROUND_TRIPS * self.rtt
             and self.budget.reserve(window)
         ):
             stream.window = window * 2
