@@ -50,7 +50,7 @@ from protocols.files.handler import FilesProtocol
 from protocols.market.handler import MarketProtocol
 from protocols.payment import settings as payment_settings
 from protocols.payment.handler import PaymentProtocol
-from protocols.payment.networks import NETWORKS
+from protocols.payment.networks import UnknownPlatform, network_of, resolve_platform
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -200,17 +200,17 @@ def _drivers(node: Node) -> list[DriverFactory]:
 
 
 def _payment_settings(config: Config) -> payment_settings.Settings:
-    environment = dict(os.environ)
-    if config["payment.rpc"]:
-        variable = NETWORKS[config.text("payment.network")].rpc_variable
-        environment[variable] = ",".join(config["payment.rpc"])
+    name = config.text("payment.network")
     cycle: float = config["payment.cycle"]
+    environment = dict(os.environ)
     try:
-        return payment_settings.from_environment(
-            payment_settings.Settings(cycle_s=cycle or None), environment
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+        platform = resolve_platform(network=name)
+        if config["payment.rpc"]:
+            environment[network_of(platform).rpc_variable] = ",".join(config["payment.rpc"])
+        settings = payment_settings.Settings(cycle_s=cycle or None, accounts=(str(platform),))
+        return payment_settings.from_environment(settings, environment)
+    except (UnknownPlatform, ValueError) as error:
+        raise ConfigError(f"payment.network = {name!r}: {error}") from error
 
 
 def _context_of(context: NodeContext, protocol: Protocol, node: Node) -> NodeContext:
