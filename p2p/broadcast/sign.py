@@ -1,11 +1,11 @@
-"""Who wrote a gossip message: libp2p's StrictSign over secp256k1, and PeerIds as far as that needs them.
+"""Who wrote a gossip message: libp2p's StrictSign over secp256k1.
 
 The signature is ECDSA (DER) over SHA-256 of `libp2p-pubsub:` and the message without signature and key. The
 `from` field is a PeerId that contains the key itself, so that from → public key → NodeId is a pure function.
 Authors with other kinds of keys exist among foreign peers; they cannot be told genuine here, hence `IGNORE`.
 That a *record* is good is another matter, which its topic's owner judges.
 
-Specifications: libp2p pubsub (message signing), libp2p peer ids and keys, multihash (identity, code 0).
+Specification: libp2p pubsub (message signing); PeerIds are `p2p.identity.peer_id`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,12 @@ import msgspec
 from p2p.broadcast.api import Verdict
 from p2p.broadcast.wire import Message, encode_unsigned
 from p2p.identity import node_id_of
+from p2p.identity.peer_id import key_in_peer_id, peer_id_bytes
 
 if TYPE_CHECKING:
     from p2p.identity import NodeId, PrivateKey
 
 SIGNING_PREFIX = b"libp2p-pubsub:"
-
-# Key protobuf {Type = 1: Secp256k1 (2), Data = 2: 33 bytes}, and the identity multihash before it.
-_KEY_PROTOBUF = bytes((0x08, 0x02, 0x12, 33))
-_PEER_ID_PREFIX = bytes((0x00, len(_KEY_PROTOBUF) + 33)) + _KEY_PROTOBUF
-PEER_ID_BYTES = len(_PEER_ID_PREFIX) + 33
 
 SEQNO_BYTES = 8
 _KEYS_CACHED = 2048
@@ -51,26 +47,9 @@ class Seal(Protocol):
         ...
 
 
-def peer_id_of(public_key: bytes) -> bytes:
-    """Return the PeerId of a secp256k1 public key (33, 64 or 65 bytes)."""
-    point = b"\x04" + public_key if len(public_key) == 64 else public_key
-    return _PEER_ID_PREFIX + coincurve.PublicKey(point).format()
-
-
-def public_key_of(peer_id: bytes) -> coincurve.PublicKey | None:
-    """Return the secp256k1 key inside a PeerId, or None if it holds none.
-
-    Raises:
-        ValueError: it says that it holds one, but no such point is on the curve.
-    """
-    if len(peer_id) != PEER_ID_BYTES or not peer_id.startswith(_PEER_ID_PREFIX):
-        return None
-    return coincurve.PublicKey(peer_id[len(_PEER_ID_PREFIX) :])
-
-
-def node_id_of_peer(peer_id: bytes) -> NodeId | None:
-    """Return the NodeId of a PeerId, or None if its key is not secp256k1. Raises ValueError as above."""
-    key = public_key_of(peer_id)
+def node_id_of_author(peer_id: bytes) -> NodeId | None:
+    """Return the NodeId of a message's author, or None if its key is not secp256k1. Raises ValueError if forged."""
+    key = key_in_peer_id(peer_id)
     return None if key is None else node_id_of(key.format(compressed=False))
 
 
@@ -79,7 +58,7 @@ class StrictSign:
 
     def __init__(self, key: PrivateKey) -> None:
         self._key = coincurve.PrivateKey(key.secret)
-        self._author = peer_id_of(key.public_key)
+        self._author = peer_id_bytes(key.public_key)
         self._keys: dict[bytes, coincurve.PublicKey] = {}
 
     @property
@@ -106,7 +85,7 @@ class StrictSign:
         return Verdict.ACCEPT if genuine else Verdict.REJECT
 
     def _remember(self, author: bytes) -> coincurve.PublicKey | None:
-        key = public_key_of(author)
+        key = key_in_peer_id(author)
         if key is not None:
             if len(self._keys) >= _KEYS_CACHED:
                 del self._keys[next(iter(self._keys))]

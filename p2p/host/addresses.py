@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from p2p.host.peer_id import InvalidPeerId, node_id_of_peer
+from p2p.identity.peer_id import InvalidPeerId, node_id_of_peer
 
 if TYPE_CHECKING:
     from p2p.identity import NodeId

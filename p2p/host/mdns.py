@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from p2p.host.addresses import InvalidAddress, parse_address
-from p2p.host.peer_id import InvalidPeerId, node_id_of_peer
+from p2p.identity.peer_id import InvalidPeerId, node_id_of_peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

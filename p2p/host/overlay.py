@@ -25,9 +25,9 @@ from p2p.host.identify import protocols_of
 from p2p.host.listening import check_free, concrete
 from p2p.host.mdns import announce_and_listen
 from p2p.host.multistream import respond
-from p2p.host.peer_id import InvalidPeerId, node_id_of_peer, peer_id_of
 from p2p.host.sessions import MAX_INBOUND_STREAMS, NEGOTIATION_TIMEOUT, HostSession, remote_address
 from p2p.host.swarm import OverlayHost, make_host, swarm_running
+from p2p.identity.peer_id import InvalidPeerId, node_id_of_peer, peer_id_of
 from p2p.overlay import (
     OverlayError,
     PeerChange,

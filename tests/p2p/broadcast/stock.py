@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from p2p.broadcast.sign import node_id_of_peer
+from p2p.broadcast.sign import node_id_of_author
 from p2p.overlay import PeerChange, PeerInfo, ProtocolRefused, StreamBroken
 
 with warnings.catch_warnings():
@@ -43,7 +43,7 @@ class StockStream:
 
     @property
     def peer(self) -> NodeId:
-        node_id = node_id_of_peer(self._raw.muxed_conn.peer_id.to_bytes())
+        node_id = node_id_of_author(self._raw.muxed_conn.peer_id.to_bytes())
         assert node_id is not None
         return node_id
 
@@ -119,7 +119,7 @@ class StockOverlay:
         return lambda: self._listeners.remove(listener)
 
     def _met(self, peer_id: Any) -> NodeId:
-        node_id = node_id_of_peer(peer_id.to_bytes())
+        node_id = node_id_of_author(peer_id.to_bytes())
         assert node_id is not None
         if node_id not in self._peers:
             self._peers[node_id] = peer_id

@@ -7,10 +7,10 @@ import structlog
 import trio
 
 from p2p.broadcast.driver import GossipBroadcast
-from p2p.broadcast.sign import peer_id_of
 from p2p.clock import SystemClock
 from p2p.entropy import SystemEntropy
 from p2p.identity import PrivateKey
+from p2p.identity.peer_id import peer_id_bytes
 from tests.p2p.broadcast.stock import StockOverlay, dial, stock_gossip
 from tests.p2p.broadcast.world import NAME, WIRE_NAME, Store, record, until
 
@@ -37,7 +37,7 @@ async def test_messages_go_both_ways_with_py_libp2p(we_dial: bool) -> None:
         with trio.fail_after(20):
             message = await subscription.get()
         assert message.data == record("ours")
-        assert message.from_id == peer_id_of(OURS.public_key)
+        assert message.from_id == peer_id_bytes(OURS.public_key)
         await pubsub.publish(WIRE_NAME, record("theirs"))
         await until(lambda: store.held() == {"theirs": 1}, 20)
         assert store.sources == [THEIRS.node_id]

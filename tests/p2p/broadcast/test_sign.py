@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from p2p.broadcast import Verdict, sign
 from p2p.broadcast.wire import Message, Rpc
 from p2p.identity import PrivateKey
+from p2p.identity import peer_id as peer_ids
 from tests.p2p.broadcast.oracle import ID, create_new_key_pair, signature_validator, to_libp2p
 
 _secrets = st.binary(min_size=32, max_size=32).filter(lambda s: 0 < int.from_bytes(s, "big") < 2**255)
@@ -30,8 +31,8 @@ def test_peer_ids_are_those_of_libp2p(secret: bytes) -> None:
     pair = create_new_key_pair(secret)
     key = PrivateKey(secret)
     peer_id = ID.from_pubkey(pair.public_key).to_bytes()
-    assert sign.peer_id_of(key.public_key) == peer_id
-    assert sign.node_id_of_peer(peer_id) == key.node_id
+    assert peer_ids.peer_id_bytes(key.public_key) == peer_id
+    assert sign.node_id_of_author(peer_id) == key.node_id
 
 
 @given(_secrets, st.binary(min_size=1, max_size=200), st.integers(0, 2**64 - 1))
@@ -63,7 +64,7 @@ def test_we_accept_signatures_of_libp2p(secret: bytes, data: bytes, with_key: bo
         {"signature": b""},
         {"signature": b"\x30\x01\x02"},
         {"key": b"\x08\x02\x12\x21" + b"\x02" * 33},
-        {"author": sign._PEER_ID_PREFIX + b"\x02" + b"\xff" * 32},
+        {"author": peer_ids._PREFIX + b"\x02" + b"\xff" * 32},
     ],
 )
 def test_a_forgery_is_rejected(change: dict[str, bytes | str]) -> None:
@@ -92,7 +93,7 @@ def test_authors_with_other_keys_are_nobodys_fault() -> None:
     ed25519 = bytes((0x00, 0x24, 0x08, 0x01, 0x12, 0x20)) + b"\x05" * 32
     message = msgspec.structs.replace(_message(_seal()), author=ed25519)
     assert _seal().check(message) is Verdict.IGNORE
-    assert sign.node_id_of_peer(ed25519) is None
+    assert sign.node_id_of_author(ed25519) is None
 
 
 def test_keys_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

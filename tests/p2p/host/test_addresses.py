@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.host.addresses import InvalidAddress, is_acceptable, parse_address
-from p2p.host.peer_id import peer_id_of
 from p2p.identity import PrivateKey
+from p2p.identity.peer_id import peer_id_of
 
 KEY = PrivateKey(b"\1" * 32)
 PEER = peer_id_of(KEY.public_key)

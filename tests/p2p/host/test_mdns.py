@@ -11,8 +11,8 @@ import trio
 from structlog.testing import capture_logs
 
 from p2p.host.mdns import announce_and_listen, fingerprint
-from p2p.host.peer_id import peer_id_of
 from p2p.identity import PrivateKey
+from p2p.identity.peer_id import peer_id_of
 from p2p.testing.conformance import eventually
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import coincurve
 
-from p2p.identity import NodeId, node_id_of
+from p2p.identity.node_id import NodeId, node_id_of
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _DIGITS = {symbol: value for value, symbol in enumerate(_ALPHABET)}
 _PREFIX = bytes([0x00, 0x25, 0x08, 0x02, 0x12, 0x21])
 """Multihash code identity, 37 bytes; field 1 (type) = 2, Secp256k1; field 2 (data), 33 bytes."""
+PEER_ID_BYTES = len(_PREFIX) + 33
 _LONGEST = 60
 
 
@@ -23,26 +24,43 @@ class InvalidPeerId(ValueError):
 
 
 def peer_id_of(public_key: bytes) -> str:
-    """Return the PeerId of a public key (64 or 65 bytes uncompressed, or 33 compressed)."""
+    """Return the PeerId of a public key (64 or 65 bytes uncompressed, or 33 compressed), as text."""
+    return _base58(peer_id_bytes(public_key))
+
+
+def peer_id_bytes(public_key: bytes) -> bytes:
+    """Return the PeerId of a public key (64 or 65 bytes uncompressed, or 33 compressed), as it is on the wire."""
     point = b"\x04" + public_key if len(public_key) == 64 else public_key
-    return _base58(_PREFIX + coincurve.PublicKey(point).format(compressed=True))
+    return _PREFIX + coincurve.PublicKey(point).format(compressed=True)
+
+
+def key_in_peer_id(peer_id: bytes) -> coincurve.PublicKey | None:
+    """Return the secp256k1 key inside a PeerId, or None if it holds none.
+
+    Raises:
+        ValueError: it says that it holds one, but no such point is on the curve.
+    """
+    if len(peer_id) != PEER_ID_BYTES or not peer_id.startswith(_PREFIX):
+        return None
+    return coincurve.PublicKey(peer_id[len(_PREFIX) :])
 
 
 def node_id_of_peer(peer_id: str) -> NodeId:
-    """Return the NodeId of the key that is in a PeerId.
+    """Return the NodeId of the key that is in a PeerId, given as text.
 
     Raises:
         InvalidPeerId: not base58, of another type of key, or not a point on the curve.
     """
-    data = _unbase58(peer_id)
-    if not data.startswith(_PREFIX) or len(data) != len(_PREFIX) + 33:
+    try:
+        key = key_in_peer_id(_unbase58(peer_id))
+    except InvalidPeerId:
+        raise
+    except ValueError as error:
+        raise InvalidPeerId(f"{peer_id[:64]!r} holds no valid public key") from error
+    if key is None:
         raise InvalidPeerId(
             f"{peer_id[:64]!r} is not the peer id of a secp256k1 key, and so of no node: they start with 16Uiu2H"
         )
-    try:
-        key = coincurve.PublicKey(data[len(_PREFIX) :])
-    except ValueError as error:
-        raise InvalidPeerId(f"{peer_id[:64]!r} holds no valid public key") from error
     return node_id_of(key.format(compressed=False))
 
 

@@ -9,8 +9,8 @@ from libp2p.crypto.ed25519 import create_new_key_pair as new_ed25519
 from libp2p.crypto.secp256k1 import create_new_key_pair
 from libp2p.peer.id import ID
 
-from p2p.host.peer_id import InvalidPeerId, node_id_of_peer, peer_id_of
 from p2p.identity import PrivateKey
+from p2p.identity.peer_id import InvalidPeerId, node_id_of_peer, peer_id_of
 
 secrets = st.binary(min_size=32, max_size=32).filter(lambda b: 0 < int.from_bytes(b, "big") < 2**255)
 
