@@ -76,7 +76,7 @@ class StrictSign:
             key = self._keys.get(message.author) or self._remember(message.author)
             if key is None:
                 return Verdict.IGNORE
-            if message.key and message.key != _KEY_PROTOBUF + key.format():
+            if message.key and message.key != message.author[2:]:  # a PeerId is the key behind two bytes
                 return Verdict.REJECT
             # libsecp256k1 takes no s above half the order, so that nobody can make a second valid signature.
             genuine = key.verify(message.signature, SIGNING_PREFIX + encode_unsigned(message))
