@@ -12,6 +12,7 @@ import typer
 
 from node.cli.common import (
     FAILURE,
+    USAGE,
     CliError,
     DataDir,
     Json,
@@ -144,6 +145,7 @@ def run_trio(main: Callable[[], Awaitable[T]]) -> tuple[T | None, int]:
     ) as group:  # fmt: skip
         for error in leaves(group):
             complain(f"golem-p2p: {error}")
+            code = USAGE if isinstance(error, ConfigError) else code
     except* CliError as group:
         for error in leaves(group):
             complain(f"golem-p2p: {error}")
