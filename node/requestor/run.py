@@ -421,14 +421,20 @@ class Job:
             await self._changed.ticket().wait()
 
     async def _release(self, allocation: str) -> None:
-        """Give back what the job did not spend; while bills are open it stays, for they may come late."""
+        """Give back what the job did not spend; for bills that are still open, what they can come to is kept."""
+        payment = self._node.payment.service
+        still_owed = 0
         for hired in self._hired.values():
             if hired.invoiced or not hired.activities:
                 await self._bills.forget(hired.agreement_id)
-        if any(hired.activities and not hired.invoiced for hired in self._hired.values()):
-            return
+            else:
+                still_owed += most_owed(hired.offer, hired.seconds(trio.current_time()), hired.activities)
         with contextlib.suppress(PaymentError):
-            await self._node.payment.service.release_allocation(self._me, allocation)
+            if still_owed:
+                spent = (await payment.allocation(self._me, allocation)).spent_wei
+                await payment.amend_allocation(self._me, allocation, total_wei=spent + still_owed)
+            else:
+                await payment.release_allocation(self._me, allocation)
 
     def _set(self, phase: str, note: str = "") -> None:
         if phase != self._phase:
