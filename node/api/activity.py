@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from node.api.web import ApiError, ApiRequest, EventStream, Routes, answer, error, text
-from protocols.activity.errors import BadRequest, Forbidden, NotFound, TimedOut, Unreachable
+from protocols.activity.errors import ActivityError, BadRequest, Forbidden, NotFound, TimedOut, Unreachable
 from protocols.activity.messages import ActivityState
 from protocols.ground.times import format_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 
     from starlette.responses import Response
 
@@ -74,7 +74,8 @@ class _Activity:
                 raise request.bad_body(f"Json deserialize error: {problem}") from problem
         if len(agreement_id) != 64 or not all(c in "0123456789abcdefABCDEF" for c in agreement_id):
             raise error(500, f"Agreement id {agreement_id[:80]!r} is malformed")
-        made = await _asked(self._requestor.create(request.identity, agreement_id, timeout=timeout))
+        call = self._requestor.create(request.identity, agreement_id, timeout=timeout)
+        made = await _asked(call)
         # SDKs differ: who sent a bare string gets one back.
         return answer(made if isinstance(body, str) else {"activityId": made})
 
@@ -100,25 +101,25 @@ class _Activity:
         index = request.query_int("commandIndex")
         if index is not None and index < 0:
             raise ApiError(text(400, "Query deserialize error: commandIndex: invalid digit found in string"))
-        timeout = request.query_float("timeout", -1.0)
+        timeout = None if request.query_text("timeout") is None else _timeout(request)
         found = await _asked(
             self._requestor.results(
                 request.identity,
                 request.path["id"],
                 request.path["batch"],
-                timeout=None if timeout < 0 else min(timeout, _MAX_TIMEOUT),
+                timeout=timeout,
                 index=index,
             ),
             not_found=404,
-            unknown=500,
         )
         return answer([_result(result) for result in found])
 
     @contextlib.asynccontextmanager
     async def _frames(self, request: ApiRequest) -> AsyncIterator[AsyncIterator[bytes]]:
         call = self._requestor.follow(request.identity, request.path["id"], request.path["batch"])
-        async with call as events:
-            yield _sse(events)
+        async with contextlib.AsyncExitStack() as stack:
+            events = await _asked(stack.enter_async_context(call))
+            yield await stack.enter_async_context(contextlib.aclosing(_sse(events)))
 
     async def state(self, request: ApiRequest) -> Response:
         return answer(await _asked(self._requestor.state(request.identity, request.path["id"])))
@@ -171,9 +172,7 @@ def _timeout(request: ApiRequest) -> float:
     return min(value, _MAX_TIMEOUT)
 
 
-async def _asked(
-    call: Awaitable[T], *, not_found: int = 500, unreachable: int = 500, unknown: int = 500
-) -> T:
+async def _asked(call: Awaitable[T], *, not_found: int = 500, unreachable: int = 500) -> T:
     """Word the protocol's errors as clients of the Golem daemon know them.
 
     Raises:
@@ -182,9 +181,8 @@ async def _asked(
     try:
         return await call
     except NotFound as problem:
-        # An unknown activity is a 500 (a database error, in the daemon's words); an unknown batch a 404.
-        known = not str(problem).startswith("DAO error")
-        status = 404 if known and str(problem).startswith("agreement") else not_found if known else unknown
+        # An unknown activity is a 500, whatever is asked of it: a database error, in the daemon's words.
+        status = 500 if str(problem).startswith("DAO error") else not_found
         raise error(status, str(problem)) from problem
     except Forbidden as problem:
         raise error(403, str(problem)) from problem
@@ -194,6 +192,8 @@ async def _asked(
         raise error(408, str(problem)) from problem
     except Unreachable as problem:
         raise error(unreachable, str(problem)) from problem
+    except ZeroDivisionError as problem:
+        raise error(500, str(problem)) from problem
 
 
 def _result(result: ExeScriptCommandResult) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def _result(result: ExeScriptCommandResult) -> dict[str, Any]:
     return tree
 
 
-async def _sse(events: AsyncIterator[StreamedEvent]) -> AsyncIterator[bytes]:
+async def _sse(events: AsyncIterator[StreamedEvent]) -> AsyncGenerator[bytes, None]:
     async for item in events:
         data = msgspec.json.encode(item.event)
         yield b"event: runtime\ndata: %b\nid: %d\n\n" % (data, item.id)

@@ -7,6 +7,7 @@ activity and says what to do; `now` is the monotonic clock, in seconds.
 from __future__ import annotations
 
 import enum
+import math
 from typing import Final
 
 import msgspec
@@ -60,16 +61,24 @@ class Tracked:
         return True
 
     def on_usage(self, now: float, usage: tuple[float, ...]) -> bool:
-        """Take a usage report; return whether it counts.
+        """Take a usage report; return whether it counts. It is a sign of life either way.
 
-        Usage only grows: a sample in which a counter fell is not taken, for a bill must not shrink.
+        Usage only grows: a sample in which a counter fell is not taken, for a bill must not shrink, nor one
+        that is no bill at all (another number of counters, infinite, negative).
         """
-        if not self.alive or any(new < old for new, old in zip(usage, self.usage, strict=False)):
+        if not self.alive:
             return False
         self._heard = now
-        self.usage = usage
         if self.state.state[0] is State.UNRESPONSIVE:
             self.state = self._reported
+        if not all(math.isfinite(value) and value >= 0 for value in usage):
+            return False
+        if self.usage and (
+            len(usage) != len(self.usage)
+            or any(new < old for new, old in zip(usage, self.usage, strict=True))
+        ):
+            return False
+        self.usage = usage
         return True
 
     def on_end(self, reason: str) -> bool:
@@ -80,9 +89,9 @@ class Tracked:
         return True
 
     def watch(self, now: float) -> Watch:
-        """Look at the clock."""
+        """Look at the clock. Who has not begun yet may be silent: its creation has a limit of its own."""
         silence = now - self._heard
-        if not self.alive:
+        if not self.alive or self.state == NEW:
             return Watch.NOTHING
         if silence >= DESTROY_AFTER:
             return Watch.DESTROY

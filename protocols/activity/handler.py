@@ -89,7 +89,7 @@ class ActivityProtocol:
             async for item in items:
                 change = codec.decode(item, AgreementChanged)
                 if change.role is Role.PROVIDER and change.state is AgreementState.TERMINATED:
-                    await provider.end_agreement(change.agreement_id, "the agreement was terminated")
+                    provider.end_agreement(change.agreement_id, "the agreement was terminated")
 
     async def _on_get_agreement(self, caller: Caller, request: GetActivityAgreement) -> ActivityAgreement:
         row = await self._store.get(request.activity_id)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from p2p import codec
 from p2p.bus import BusError, Caller, RemoteError, Service, ServiceError, ask
 from p2p.entropy import hex32
-from protocols.activity.core import NEW, Tracked, Watch
+from protocols.activity.core import DESTROY_AFTER, NEW, Tracked, Watch
 from protocols.activity.errors import ActivityError, BadRequest, Forbidden, NotFound, TimedOut
 from protocols.activity.events import TOPIC, ActivityCreated, ActivityEnded, ActivityEvent
 from protocols.activity.launcher import ExeUnit, ExeUnitLauncher, LaunchError
@@ -39,6 +40,20 @@ CREATE_TIMEOUT = 30.0
 """Seconds that a supervisor may take to report Initialized, where the requestor does not say."""
 MAX_ALIVE = 256
 """Activities that may be alive at once, whatever the agreements say."""
+CHECK_AGREEMENTS_EVERY = 30.0
+"""Seconds between two looks at the agreements of all activities: events on the bus are hints."""
+
+
+class _Running:
+    """A supervisor that was started, until it is gone."""
+
+    def __init__(self, unit: ExeUnit) -> None:
+        self.unit = unit
+        self.gone = trio.Event()
+        self.stopped_for = ""
+        """Why the node stops it; empty while it does not."""
+        self.ended_at: float | None = None
+        """When its activity was said to have ended."""
 
 
 class ProviderSide:
@@ -52,7 +67,7 @@ class ProviderSide:
         self._launcher = launcher
         self._nursery = nursery
         self._tracked: dict[str, Tracked] = {}
-        self._units: dict[str, ExeUnit] = {}
+        self._units: dict[str, _Running] = {}
         self._changed = Signal()
         self._creating: set[str] = set()
 
@@ -73,13 +88,6 @@ class ProviderSide:
         local.method(SetActivityState, self._on_set_state)
         local.method(SetActivityUsage, self._on_set_usage)
 
-    def admits(self, activity_id: str, caller: Caller) -> bool:
-        """Return whether `caller` may talk to the supervisor of an activity: its requestor, and ourselves."""
-        tracked = self._tracked.get(activity_id)
-        if caller.local:
-            return caller.child in ("", activity_id)
-        return tracked is not None and caller.node_id == tracked.requestor
-
     async def events(self, after_ns: int, *, timeout: float, limit: int = 100) -> Sequence[ActivityEventRow]:
         """Return create and destroy events after a time, waiting up to `timeout` seconds for the first."""
         return await poll(self._changed, lambda: self._store.events(after_ns, limit), timeout=timeout)
@@ -93,6 +101,7 @@ class ProviderSide:
 
     async def watch(self) -> None:
         """End activities whose supervisor is silent; once a second, until cancelled."""
+        next_check = self._ctx.clock.monotonic() + CHECK_AGREEMENTS_EVERY
         while True:
             await trio.sleep(1.0)
             now = self._ctx.clock.monotonic()
@@ -100,24 +109,36 @@ class ProviderSide:
                 match tracked.watch(now):
                     case Watch.UNRESPONSIVE:
                         self._ctx.log.warning("exe-unit is silent", activity=tracked.activity_id)
-                        await self._store.set_state(
-                            tracked.activity_id, tracked.state, self._ctx.clock.utc_ns()
-                        )
+                        await self._keep_state(tracked)
                     case Watch.DESTROY:
-                        self._nursery.start_soon(self._stop, tracked.activity_id, "its exe-unit fell silent")
+                        self._stop_soon(tracked.activity_id, "its exe-unit fell silent")
+            for activity_id, running in self._units.items():
+                if running.ended_at is not None and now - running.ended_at >= DESTROY_AFTER:
+                    self._stop_soon(activity_id, "its exe-unit stayed after its end")
+            if now >= next_check:
+                next_check = now + CHECK_AGREEMENTS_EVERY
+                await self._check_agreements()
 
-    async def end_agreement(self, agreement_id: str, reason: str) -> None:
-        """End every activity under an agreement."""
-        for tracked in list(self._tracked.values()):
+    def end_agreement(self, agreement_id: str, reason: str) -> None:
+        """Begin to end every activity under an agreement."""
+        for tracked in self._tracked.values():
             if tracked.agreement_id == agreement_id and tracked.alive:
-                await self._stop(tracked.activity_id, reason)
+                self._stop_soon(tracked.activity_id, reason)
 
     async def stop_all(self, reason: str) -> None:
         """End every activity: the node is going down."""
         async with trio.open_nursery() as nursery:
-            for tracked in list(self._tracked.values()):
-                if tracked.alive:
-                    nursery.start_soon(self._stop, tracked.activity_id, reason)
+            for activity_id in {*self._tracked, *self._units}:
+                nursery.start_soon(self._stop, activity_id, reason)
+
+    async def _check_agreements(self) -> None:
+        for tracked in list(self._tracked.values()):
+            try:
+                await self._agreement(tracked.agreement_id, tracked.requestor)
+            except ActivityError as error:
+                self.end_agreement(tracked.agreement_id, str(error))
+            except BusError as error:
+                self._ctx.log.warning("agreement not checked", error=str(error))
 
     # --- peers ------------------------------------------------------------------------------------------
 
@@ -137,7 +158,8 @@ class ProviderSide:
             raise BadRequest(f"{MAX_ALIVE} activities run here already")
         self._creating.add(request.agreement_id)
         try:
-            return await self._start(agreement, request.timeout or CREATE_TIMEOUT)
+            asked = CREATE_TIMEOUT if request.timeout is None else request.timeout
+            return await self._start(agreement, max(0.0, min(asked, CREATE_TIMEOUT)))
         finally:
             self._creating.discard(request.agreement_id)
 
@@ -154,27 +176,36 @@ class ProviderSide:
         )  # fmt: skip
         self._tracked[activity_id] = tracked
         self._changed.notify()
+        running = await self._launch(tracked, agreement)
+        self._nursery.start_soon(self._await_exit, tracked, running)
         try:
-            unit = await self._launcher.launch(activity_id, agreement)
-        except LaunchError as error:
-            await self._end(tracked, f"the exe-unit could not be started: {error}")
-            raise BadRequest(f"the exe-unit could not be started: {error}") from error
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._end(tracked, "the exe-unit was not started")
+            with trio.move_on_after(timeout):
+                while tracked.state == NEW:
+                    await self._changed.ticket().wait()  # no checkpoint between looking and waiting
+        except trio.Cancelled:
+            self._stop_soon(activity_id, "the requestor did not wait for it")
             raise
-        self._units[activity_id] = unit
-        self._nursery.start_soon(self._await_exit, tracked, unit)
-        with trio.move_on_after(min(timeout, CREATE_TIMEOUT)):
-            while tracked.state == NEW:
-                await self._changed.ticket().wait()  # no checkpoint between looking and waiting
         if tracked.state == NEW:
             await self._stop(activity_id, "its exe-unit did not report in time")
             raise TimedOut("the exe-unit did not report Initialized in time")
         if not tracked.alive:
-            raise BadRequest(f"the exe-unit ended at once: {tracked.state.reason or 'no reason given'}")
+            reason = tracked.state.reason or "no reason given"
+            await self._stop(activity_id, reason)  # where it was ended while it was being launched
+            raise BadRequest(f"the exe-unit ended at once: {reason}")
         self._publish(ActivityCreated(activity_id, agreement.agreement_id))
         return activity_id
+
+    async def _launch(self, tracked: Tracked, agreement: market.AgreementView) -> _Running:
+        try:
+            unit = await self._launcher.launch(tracked.activity_id, agreement)
+        except LaunchError as error:
+            await self._forget(tracked, f"the exe-unit could not be started: {error}")
+            raise BadRequest(f"the exe-unit could not be started: {error}") from error
+        except BaseException:
+            await self._forget(tracked, "the exe-unit was not started")
+            raise
+        running = self._units[tracked.activity_id] = _Running(unit)
+        return running
 
     async def _agreement(self, agreement_id: str, requestor: str) -> market.AgreementView:
         try:
@@ -217,9 +248,11 @@ class ProviderSide:
 
     async def _on_set_usage(self, caller: Caller, request: SetActivityUsage) -> Done:
         tracked = self._reporting(caller, request.activity_id)
-        usage = request.usage.current_usage
+        usage, state = request.usage.current_usage, tracked.state
         if usage is not None and tracked.on_usage(self._ctx.clock.monotonic(), usage):
             await self._store.set_usage(tracked.activity_id, usage, self._ctx.clock.utc_ns())
+        if tracked.state != state:
+            await self._keep_state(tracked)
         return Done()
 
     def _reporting(self, caller: Caller, activity_id: str) -> Tracked:
@@ -234,30 +267,53 @@ class ProviderSide:
         if state.state[0] is State.TERMINATED:
             await self._end(tracked, state.reason or "terminated", state)
         elif tracked.on_state(self._ctx.clock.monotonic(), state):
-            await self._store.set_state(tracked.activity_id, state, self._ctx.clock.utc_ns())
-            self._changed.notify()
+            await self._keep_state(tracked)
 
-    async def _await_exit(self, tracked: Tracked, unit: ExeUnit) -> None:
-        how = await unit.wait()
-        self._units.pop(tracked.activity_id, None)
-        await self._end(tracked, how)
+    async def _keep_state(self, tracked: Tracked) -> None:
+        await self._store.set_state(tracked.activity_id, tracked.state, self._ctx.clock.utc_ns())
+        self._changed.notify()
+
+    async def _await_exit(self, tracked: Tracked, running: _Running) -> None:
+        try:
+            how = await running.unit.wait()
+            del self._units[tracked.activity_id]
+            await self._forget(tracked, running.stopped_for or how)
+        finally:
+            running.gone.set()  # cancelled too, or whoever stops it while the node goes down would wait for ever
+
+    def _stop_soon(self, activity_id: str, reason: str) -> None:
+        self._nursery.start_soon(self._stop, activity_id, reason)
 
     async def _stop(self, activity_id: str, reason: str) -> None:
         """End an activity's supervisor and wait until it is gone."""
-        tracked = self._tracked[activity_id]
-        unit = self._units.get(activity_id)
-        if unit is not None:
+        running, tracked = self._units.get(activity_id), self._tracked.get(activity_id)
+        if running is None:
+            if tracked is not None:  # whoever is launching it will see
+                await self._end(tracked, reason)
+            return
+        if not running.stopped_for:
+            running.stopped_for = reason
             with trio.CancelScope(shield=True):  # half-stopped is worse than late; `stop` is bounded
-                await unit.stop()
+                await running.unit.stop()
+        await running.gone.wait()
+        if tracked is not None:
+            await self._end(tracked, reason)  # where whoever waited for its exit was cancelled
+
+    async def _forget(self, tracked: Tracked, reason: str) -> None:
         await self._end(tracked, reason)
+        self._tracked.pop(tracked.activity_id, None)
 
     async def _end(self, tracked: Tracked, reason: str, state: ActivityState | None = None) -> None:
+        running = self._units.get(tracked.activity_id)
+        if running is not None:
+            reason = running.stopped_for or reason
+            running.ended_at = self._ctx.clock.monotonic()
         if not tracked.on_end(reason):
             return
         if state is not None:
-            tracked.state = state
-        await self._store.set_state(tracked.activity_id, tracked.state, self._ctx.clock.utc_ns())
-        self._changed.notify()
+            tracked.state = msgspec.structs.replace(state, reason=reason)
+        with trio.CancelScope(shield=True):  # else it would have ended in memory only
+            await self._keep_state(tracked)
         self._publish(ActivityEnded(tracked.activity_id, tracked.agreement_id, tracked.usage, reason))
         self._ctx.log.info("activity ended", activity=tracked.activity_id, reason=reason)
 

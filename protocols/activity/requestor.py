@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -44,7 +45,7 @@ from protocols.activity.store import ActivityRow, ActivityStore
 from protocols.market import messages as market
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
     import msgspec
 
@@ -58,6 +59,9 @@ EXEC_TIMEOUT = 6.0
 QUESTION_TIMEOUT = 10.0
 _SLICE = 30.0
 """Longest single wait for results; a longer one is made of several."""
+_ACTIVITY_ID = re.compile(r"[0-9a-f]{32}\Z")
+_MOST_WORDS = 2000
+"""Characters of a provider's error that are passed on."""
 
 
 class RequestorSide:
@@ -75,6 +79,7 @@ class RequestorSide:
             BadRequest: it is not approved, or the provider refuses.
             TimedOut: the exe-unit was not ready in time.
             Unreachable: the provider does not answer.
+            ActivityError: it answers with nonsense.
         """
         try:
             question = market.GetAgreement(agreement_id, market.Role.REQUESTOR)
@@ -88,15 +93,21 @@ class RequestorSide:
         provider = agreement.provider_id
         request = CreateActivity(provider=provider, agreement_id=agreement_id, timeout=timeout)
         created = await self._ask(f"/net/{provider}/activity", request, ActivityCreated, timeout + 1.0)
+        activity_id = created.activity_id
+        if not _ACTIVITY_ID.match(activity_id):
+            raise ActivityError(f"the provider made an activity without a proper id: {activity_id[:64]!r}")
         now = self._ctx.clock.utc_ns()
-        await self._store.add(
-            ActivityRow(created.activity_id, "R", agreement_id, provider, actor, NEW, (), now, now)
-        )
-        return created.activity_id
+        with trio.CancelScope(shield=True):  # what the provider has started must not be lost sight of
+            is_new = await self._store.add(
+                ActivityRow(activity_id, "R", agreement_id, provider, actor, NEW, (), now, now)
+            )
+        if not is_new:
+            raise ActivityError(f"the provider gave activity id {activity_id}, which was given once already")
+        return activity_id
 
     async def exec(self, actor: NodeId, activity_id: str, script: str) -> str:
         """Send an exe script and return its batch id. Raises BadRequest for text that is no script."""
-        row = await self._row(actor, activity_id)
+        row = await self._ours(actor, activity_id)
         try:
             commands = decode_exe_script(script)
         except ScriptError as error:
@@ -116,7 +127,7 @@ class RequestorSide:
             TimedOut: with `index`, when that command has not ended in time.
             Unreachable: the exe-unit is gone.
         """
-        row = await self._row(actor, activity_id)
+        row = await self._ours(actor, activity_id)
         deadline = trio.current_time() + (math.inf if timeout is None else max(0.0, timeout))
         while True:
             pause = min(_SLICE, max(0.0, deadline - trio.current_time()))
@@ -137,25 +148,31 @@ class RequestorSide:
     async def follow(
         self, actor: NodeId, activity_id: str, batch_id: str
     ) -> AsyncIterator[AsyncIterator[StreamedEvent]]:
-        """Stream a batch's events from its beginning; the iterator ends with the batch, or with the exe-unit."""
-        row = await self._row(actor, activity_id)
+        """Stream a batch's events from its beginning; the iterator ends with the batch, or with the exe-unit.
+
+        Raises:
+            ActivityError: on entering, as the other methods.
+        """
+        row = await self._ours(actor, activity_id)
         request = StreamExecBatchResults(activity_id=activity_id, batch_id=batch_id)
         address = f"{self._unit(row)}/{type(request).__name__}"
 
-        async def events(items: AsyncIterator[bytes]) -> AsyncIterator[StreamedEvent]:
+        async def events(items: AsyncIterator[bytes]) -> AsyncGenerator[StreamedEvent, None]:
             try:
                 async for item in items:
                     yield codec.decode(item, StreamedEvent)
-            except BusError as error:
+            except (BusError, codec.CodecError) as error:
                 # The client is told nothing of it here (the stream just goes silent, as the contract has it).
                 self._ctx.log.info("event stream ended", activity=activity_id, reason=str(error))
 
-        async with self._ctx.bus.stream(address, codec.encode(request)) as items:
-            yield events(items)
+        async with contextlib.AsyncExitStack() as stack:
+            with _in_our_words():
+                items = await stack.enter_async_context(self._ctx.bus.stream(address, codec.encode(request)))
+            yield await stack.enter_async_context(contextlib.aclosing(events(items)))
 
     async def running(self, actor: NodeId, activity_id: str) -> tuple[RunningCommand, ...]:
         """Return what runs now."""
-        row = await self._row(actor, activity_id)
+        row = await self._ours(actor, activity_id)
         request = GetRunningCommand(activity_id=activity_id)
         return (await self._ask(self._unit(row), request, RunningCommands, QUESTION_TIMEOUT)).commands
 
@@ -166,12 +183,11 @@ class RequestorSide:
             return row.state
         try:
             state = await self._ask(
-                net_address(row.peer, "activity"), GetActivityState(activity_id=activity_id), ActivityState,
-                QUESTION_TIMEOUT,
+                self._home(row), GetActivityState(activity_id=activity_id), ActivityState, QUESTION_TIMEOUT
             )  # fmt: skip
         except (Unreachable, TimedOut) as error:
             return ActivityState((State.UNRESPONSIVE, None), error_message=str(error))
-        if state.state[0] is State.TERMINATED:
+        if state.state[0] is State.TERMINATED and row.role == "R":
             await self._store.set_state(activity_id, state, self._ctx.clock.utc_ns())
         return state
 
@@ -179,11 +195,11 @@ class RequestorSide:
         """Return the usage as the provider's node has it."""
         row = await self._row(actor, activity_id)
         request = GetActivityUsage(activity_id=activity_id)
-        return await self._ask(net_address(row.peer, "activity"), request, ActivityUsage, QUESTION_TIMEOUT)
+        return await self._ask(self._home(row), request, ActivityUsage, QUESTION_TIMEOUT)
 
     async def destroy(self, actor: NodeId, activity_id: str, *, timeout: float) -> None:
         """End an activity; returns once the provider says that it is terminated, and at once if it was."""
-        row = await self._row(actor, activity_id)
+        row = await self._ours(actor, activity_id)
         if row.state.state[0] is State.TERMINATED:
             return
         request = DestroyActivity(activity_id=activity_id, agreement_id=row.agreement_id, timeout=timeout)
@@ -205,20 +221,36 @@ class RequestorSide:
             raise Forbidden(f"activity {activity_id} belongs to another identity")
         return row
 
+    async def _ours(self, actor: NodeId, activity_id: str) -> ActivityRow:
+        row = await self._row(actor, activity_id)
+        if row.role != "R":
+            raise Forbidden(f"activity {activity_id} runs here for {row.peer}, who alone commands it")
+        return row
+
+    def _home(self, row: ActivityRow) -> str:
+        """Return where the node that runs the activity answers for it."""
+        return net_address(row.peer if row.role == "R" else row.owner, "activity")
+
     def _unit(self, row: ActivityRow) -> str:
         return net_address(row.peer, f"exeunit/{row.id}")
 
     async def _ask(self, prefix: str, request: msgspec.Struct, reply: type[Reply], timeout: float) -> Reply:
-        try:
+        with _in_our_words():
             return await ask(self._ctx.bus, prefix, request, reply, timeout=timeout)
-        except RemoteError as error:
-            raise _BY_KIND.get(error.kind, ActivityError)(error.message) from error
-        except BusTimeout as error:
-            raise TimedOut(str(error) or "no answer in time") from error
-        except NoEndpoint as error:
-            raise Unreachable(str(error)) from error
-        except BusError as error:
-            raise Unreachable(f"GSB error: {error}") from error
+
+
+@contextlib.contextmanager
+def _in_our_words() -> Iterator[None]:
+    try:
+        yield
+    except RemoteError as error:
+        raise _BY_KIND.get(error.kind, ActivityError)(error.message[:_MOST_WORDS]) from error
+    except BusTimeout as error:
+        raise TimedOut(str(error) or "no answer in time") from error
+    except NoEndpoint as error:
+        raise Unreachable(str(error)) from error
+    except BusError as error:
+        raise Unreachable(f"GSB error: {error}") from error
 
 
 _BY_KIND: dict[str, type[ActivityError]] = {

@@ -77,12 +77,12 @@ class ActivityStore:
         """Make the tables."""
         await self._database.migrate("activity", MIGRATIONS)
 
-    async def add(self, row: ActivityRow) -> None:
-        """Insert an activity, durably; a provider's also as a create event."""
+    async def add(self, row: ActivityRow) -> bool:
+        """Insert an activity, durably; a provider's also as a create event. Return whether its id was new."""
 
-        def insert(c: Connection) -> None:
+        def insert(c: Connection) -> bool:
             c.execute(
-                "INSERT INTO activity_activity VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO activity_activity VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(id) DO NOTHING",
                 (
                     row.id,
                     row.role,
@@ -96,10 +96,12 @@ class ActivityStore:
                     row.created_ns,
                 ),
             )
-            if row.role == "P":
+            added = c.changes() > 0
+            if added and row.role == "P":
                 _log(c, row.id, "CreateActivity", row.created_ns)
+            return added
 
-        await self._database.write(insert, durable=True)
+        return await self._database.write(insert, durable=True)
 
     async def set_state(self, activity_id: str, state: ActivityState, now_ns: int) -> None:
         """Store a state; the end is durable, and an event on the provider's side."""
