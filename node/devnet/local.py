@@ -9,6 +9,7 @@ Ctrl-C reaches the command alone.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -27,7 +28,7 @@ from node.devnet import control
 from node.devnet.control import DevnetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 START_PATIENCE = 60.0
@@ -35,6 +36,7 @@ START_PATIENCE = 60.0
 STOP_PATIENCE = 20.0
 MAX_PROVIDERS = 32
 _POLL = 0.05
+_LOCK_FILE = "devnet.lock"
 _DEVNET_ONLY = (
     "GOLEM_P2P_",
     "YAGNA_",
@@ -94,11 +96,15 @@ class LocalNetwork:
         if not 0 <= providers <= MAX_PROVIDERS:
             raise DevnetError(f"the number of providers must be 0 to {MAX_PROVIDERS}")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._alone():
+            return self._up(providers, tell, requestor=requestor)
+
+    def _up(self, providers: int, tell: Callable[[str], None], *, requestor: bool) -> LocalState:
         state = self.state()
         running = {node.name: node for node in (state.nodes if state else ()) if _alive(node)}
         tell("starting the chain ...")
         chain = self._chain_up()
-        state = LocalState(chain.rpc_url, (), tuple(running.values()))
+        state = _with_nodes(LocalState(chain.rpc_url, ()), running.values())
         self._save(state)
         names = [f"provider-{i + 1}" for i in range(providers)] + ["requestor"] * requestor
         missing = [name for name in names if name not in running]
@@ -170,11 +176,12 @@ class LocalNetwork:
             # Written before it is waited for: a command that is killed now leaves a trace to clean up by.
             state = msgspec.structs.replace(state, nodes=(*state.nodes, spawned[-1]))
             self._save(state)
-        for node in spawned:
+        # Also those whose start a command was killed at, before it knew their addresses.
+        for node in [node for node in state.nodes if not node.address]:
             joined = self._await_join(node)
-            nodes = tuple(joined if other.pid == node.pid else other for other in state.nodes)
-            bootstrap = tuple(n.address for n in nodes if n.name != "requestor" and n.address)
-            state = LocalState(state.rpc, bootstrap, nodes)
+            state = _with_nodes(
+                state, [joined if other.name == node.name else other for other in state.nodes]
+            )
             self._save(state)
         return state
 
@@ -240,10 +247,24 @@ class LocalNetwork:
             return (self.folder / node.name / "node.log").read_text(errors="replace")[-2000:]
         return "(no log)"
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one command at a time start nodes here: two would start the same ones."""
+        with (self.folder / _LOCK_FILE).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def _save(self, state: LocalState) -> None:
         temporary = self._file.with_suffix(".new")
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(state)))
         temporary.replace(self._file)
+
+
+def _with_nodes(state: LocalState, nodes: Iterable[NodeProcess]) -> LocalState:
+    """Return the state with these nodes; whoever joins later asks its providers for the others."""
+    nodes = tuple(nodes)
+    bootstrap = tuple(node.address for node in nodes if node.name != "requestor" and node.address)
+    return LocalState(state.rpc, bootstrap, nodes)
 
 
 def _alive(node: NodeProcess) -> bool:
