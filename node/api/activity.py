@@ -75,7 +75,7 @@ class _Activity:
         if len(agreement_id) != 64 or not all(c in "0123456789abcdefABCDEF" for c in agreement_id):
             raise error(500, f"Agreement id {agreement_id[:80]!r} is malformed")
         call = self._requestor.create(request.identity, agreement_id, timeout=timeout)
-        made = await _asked(call)
+        made = await _asked(call, not_found=404)
         # SDKs differ: who sent a bare string gets one back.
         return answer(made if isinstance(body, str) else {"activityId": made})
 
@@ -192,7 +192,7 @@ async def _asked(call: Awaitable[T], *, not_found: int = 500, unreachable: int =
         raise error(408, str(problem)) from problem
     except Unreachable as problem:
         raise error(unreachable, str(problem)) from problem
-    except ZeroDivisionError as problem:
+    except ActivityError as problem:
         raise error(500, str(problem)) from problem
 
 
