@@ -4,7 +4,8 @@ A protocol puts a message in the same transaction as the state that promises it.
 delivers it by a bus call, again and again with growing pauses until the peer has answered, its time is over,
 or the protocol says to give up. Receivers are idempotent, so a repeated delivery does no harm.
 
-Messages to one peer go in order, one at a time; peers do not wait for each other.
+Messages to one peer go in order, one at a time, so all that wait for a peer are due at the same time; peers do not
+wait for each other.
 """
 
 from __future__ import annotations
@@ -90,11 +91,14 @@ class Outbox:
     ) -> None:
         """Queue `message` for `peer`, within the caller's transaction; call `wake` after the commit.
 
+        What waits for the peer already is tried again too, before it.
+
         Args:
             service: the peer's public service, such as `payment`.
             key: what makes the message one and the same; putting a key again replaces its message.
             expires_ns: UTC nanoseconds after which it is dropped.
         """
+        now = self._ctx.clock.utc_ns()
         c.execute(
             "INSERT INTO ground_outbox(protocol, peer, key, service, method, body, due_ns, expires_ns)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(protocol, peer, key) DO UPDATE SET"
@@ -107,10 +111,11 @@ class Outbox:
                 service,
                 type(message).__name__,
                 codec.encode(message),
-                self._ctx.clock.utc_ns(),
+                now,
                 expires_ns,
             ),
         )
+        self._make_due(c, peer, now)
 
     def wake(self) -> None:
         """Look at the queue now."""
@@ -119,14 +124,7 @@ class Outbox:
     async def wake_peer(self, peer: str) -> None:
         """Try everything for `peer` now: it has just been heard of."""
         now = self._ctx.clock.utc_ns()
-
-        def due_now(c: Connection) -> None:
-            c.execute(
-                "UPDATE ground_outbox SET due_ns = ? WHERE protocol = ? AND peer = ? AND due_ns > ?",
-                (now, self._protocol, peer, now),
-            )
-
-        await self._ctx.database.write(due_now)
+        await self._ctx.database.write(lambda c: self._make_due(c, peer, now))
         self.wake()
 
     async def run(self) -> None:
@@ -181,7 +179,10 @@ class Outbox:
     async def _remove(self, item: Item) -> None:
         # Only what was sent: a newer message under the same key stays.
         def remove(c: Connection) -> None:
-            c.execute("DELETE FROM ground_outbox WHERE id = ? AND body = ?", (item.id, item.body))
+            c.execute(
+                "DELETE FROM ground_outbox WHERE id = ? AND service = ? AND method = ? AND body = ?",
+                (item.id, item.service, item.method, item.body),
+            )
 
         await self._ctx.database.write(remove)
 
@@ -195,12 +196,15 @@ class Outbox:
                 "UPDATE ground_outbox SET attempts = attempts + 1 WHERE id = ?",
                 (item.id,),
             )
-            c.execute(
-                "UPDATE ground_outbox SET due_ns = max(due_ns, ?) WHERE protocol = ? AND peer = ?",
-                (due, self._protocol, item.peer),
-            )
+            self._make_due(c, item.peer, due)
 
         await self._ctx.database.write(postpone)
+
+    def _make_due(self, c: Connection, peer: str, due_ns: int) -> None:
+        c.execute(
+            "UPDATE ground_outbox SET due_ns = ? WHERE protocol = ? AND peer = ?",
+            (due_ns, self._protocol, peer),
+        )
 
     async def _pause(self) -> float:
         def next_due(c: Connection) -> int | None:
