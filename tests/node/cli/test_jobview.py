@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
-import pytest
 
 from node.cli.jobview import JobView, account, line
 from node.requestor.job import JobProgress, ProviderReport
+
+if TYPE_CHECKING:
+    import pytest
 
 WORKING = JobProgress(
     phase="working", offers=3, agreements=2, tasks=16, running=2, done=4, elapsed=10.0, cost="0", running_cost="0.5",
