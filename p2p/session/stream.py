@@ -217,10 +217,10 @@ class MuxedStream:
     async def _receive(self, max_bytes: int) -> bytes:
         core = self.core
         while not core.buffered:
+            if core.remote_finished:  # also when the session has ended since
+                return b""
             if core.failure is not None:
                 raise self._broken()
-            if core.remote_finished:
-                return b""
             if self._closed:
                 raise trio.ClosedResourceError("this end of the stream was closed")
             if core.ack_owed:

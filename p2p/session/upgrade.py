@@ -88,10 +88,11 @@ async def _answer(
     stream: trio.abc.Stream, handshake: Handshake, budget: MemoryBudget, settings: YamuxSettings
 ) -> Session:
     security = Answering((NOISE_PROTOCOL,))
-    while security.protocol is None:
+    while True:
         answer = security.receive(await _some(stream))
         if security.protocol is not None:
-            answer += handshake.receive(security.unread)
+            await stream.send_all(answer + handshake.receive(security.unread))
+            break
         if answer:
             await stream.send_all(answer)
     while handshake.keys is None:

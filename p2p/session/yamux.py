@@ -502,6 +502,7 @@ class Yamux:
             stream.leave_budget()
         else:
             stream.drop_buffer()
+            stream.remote_finished = False  # its end is not one that the application may rely on
         stream.failure = reason
         self._forget(stream)
 

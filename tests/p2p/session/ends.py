@@ -79,7 +79,11 @@ class Pair:
         self.near, self.far = near, far
         self.accepted_send, self.accepted = trio.open_memory_channel[MuxedStream](1000)
 
+        self.refusing = False
+
     def take(self, stream: MuxedStream) -> None:
+        if self.refusing:
+            raise RuntimeError("nothing is accepted now")
         self.accepted_send.send_nowait(stream)
 
     async def streams(self, protocol: str = ECHO) -> tuple[MuxedStream, MuxedStream]:

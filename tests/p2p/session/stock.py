@@ -67,7 +67,7 @@ async def propose(stream: Any, protocol: str) -> None:
 
 
 async def respond(stream: Any, *protocols: str) -> str:
-    chosen, _ = await Multiselect({p: None for p in protocols}).negotiate(MultiselectCommunicator(stream))
+    chosen, _ = await Multiselect(dict.fromkeys(protocols)).negotiate(MultiselectCommunicator(stream))
     return str(chosen)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import pytest
@@ -15,8 +16,12 @@ from p2p.session.multistream import MAX_PROPOSALS, Answering, Proposal
 HEADER = b"\x13/multistream/1.0.0\n"
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.binary(max_size=50), st.text("abc/", min_size=1, max_size=300))
-def test_one_proposal_and_its_data_need_no_round_trip(near: int, far: int, data: bytes, protocol: str) -> None:
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.binary(max_size=50), st.text("abc/", min_size=1, max_size=300)
+)
+def test_one_proposal_and_its_data_need_no_round_trip(
+    near: int, far: int, data: bytes, protocol: str
+) -> None:
     proposal, answering = Proposal(protocol), Answering({protocol, "/other"})
     said = proposal.hello + data
     answer = b"".join(answering.receive(said[at : at + near]) for at in range(0, len(said), near))
@@ -71,7 +76,5 @@ def test_garbage_raises_nothing_else() -> None:
         if chance.random() < 0.5:
             garbage = HEADER + bytes([len(garbage)]) + garbage
         for end in (Proposal("/a"), Answering({"/a"})):
-            try:
+            with contextlib.suppress(ProtocolError, ProtocolRefused):
                 end.receive(garbage)
-            except (ProtocolError, ProtocolRefused):
-                pass

@@ -19,9 +19,13 @@ def sealed(sealer: Sealer, *pieces: bytes) -> bytes:
 
 
 @given(
-    st.lists(st.lists(st.binary(max_size=40), min_size=1, max_size=4), max_size=6), st.integers(1, 60), st.booleans()
+    st.lists(st.lists(st.binary(max_size=40), min_size=1, max_size=4), max_size=6),
+    st.integers(1, 60),
+    st.booleans(),
 )
-def test_what_is_sealed_comes_out_however_it_is_cut(batches: list[list[bytes]], step: int, large: bool) -> None:
+def test_what_is_sealed_comes_out_however_it_is_cut(
+    batches: list[list[bytes]], step: int, large: bool
+) -> None:
     sealer, opener = Sealer(KEY), Opener(KEY)
     if large:
         batches = [*batches, [b"x" * (RECORD_BYTES - 3), b"yyyyy"]]

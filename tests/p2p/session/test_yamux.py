@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 import struct
+from typing import TYPE_CHECKING
 
 import pytest
 
 from p2p.session import MemoryBudget, ProtocolError, SessionEnded, TooManyStreams
-from p2p.session.flow import YamuxStream
 from p2p.session.frames import ACK, DATA, FIN, GO_AWAY, PING, RST, SYN, WINDOW_UPDATE, frame
 from p2p.session.records import RECORD_BYTES
 from p2p.session.yamux import MAX_CREDIT_BYTES, QUEUE_BYTES, Yamux, YamuxSettings
+
+if TYPE_CHECKING:
+    from p2p.session.flow import YamuxStream
 
 WINDOW = 262_144
 Frame = tuple[int, int, int, int, bytes]

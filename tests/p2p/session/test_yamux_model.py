@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from p2p.session import MemoryBudget
-from p2p.session.flow import YamuxStream
 from p2p.session.yamux import QUEUE_BYTES, Yamux, YamuxSettings
+
+if TYPE_CHECKING:
+    from p2p.session.flow import YamuxStream
 
 MAX_WINDOW = 2**20
 
@@ -41,7 +44,9 @@ class TwoCores(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.budgets = [MemoryBudget(8 * MAX_WINDOW), MemoryBudget(8 * MAX_WINDOW)]
-        options = YamuxSettings(max_inbound_streams=8, max_outbound_streams=8, max_window=MAX_WINDOW, linger=50.0)
+        options = YamuxSettings(
+            max_inbound_streams=8, max_outbound_streams=8, max_window=MAX_WINDOW, linger=50.0
+        )
         self.cores = [
             Yamux(initiator=i == 0, budget=self.budgets[i], now=0.0, settings=options) for i in (0, 1)
         ]
@@ -65,7 +70,9 @@ class TwoCores(RuleBasedStateMachine):
             self.pipes[stream.id] = Pipe(end, stream)
             core.announce(stream)
 
-    @rule(end=st.sampled_from([0, 1]), which=st.integers(0, 7), size=st.sampled_from([1, 100, 40_000, 300_000]))
+    @rule(
+        end=st.sampled_from([0, 1]), which=st.integers(0, 7), size=st.sampled_from([1, 100, 40_000, 300_000])
+    )
     def write(self, end: int, which: int, size: int) -> None:
         found = self.pick(which, end)
         if found and not found[1].fin_wanted and not found[1].over:
@@ -75,7 +82,9 @@ class TwoCores(RuleBasedStateMachine):
             taken = self.cores[end].queue(stream, memoryview(data))
             pipe.ways[end].sent += data[:taken]
 
-    @rule(end=st.sampled_from([0, 1]), which=st.integers(0, 7), most=st.sampled_from([1, 5000, 65_536, 10**6]))
+    @rule(
+        end=st.sampled_from([0, 1]), which=st.integers(0, 7), most=st.sampled_from([1, 5000, 65_536, 10**6])
+    )
     def read(self, end: int, which: int, most: int) -> None:
         found = self.pick(which, end)
         if found and found[1].buffered:
