@@ -274,6 +274,8 @@ async def _join_overlay(node: Node) -> None:
     from p2p import host
 
     await host.prepare()
+    # Loading cannot be interrupted; and an overlay that is begun when the node is already stopping does not end.
+    await trio.lowlevel.checkpoint_if_cancelled()
     config = node.config
     overlay = host.LibP2POverlay(
         node.key,
