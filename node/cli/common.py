@@ -10,6 +10,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 node not running, 4 not found, 5 refused
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 FAILURE, USAGE, NOT_RUNNING, NOT_FOUND, REFUSED, TIMEOUT, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 ACCESS_FILE = "rest.json"
 """Where a running node says how its owner reaches it; readable by its owner alone."""
+LOCK_FILE = "node.lock"
+"""Locked by the running node, to its very end."""
 
 
 class CliError(Exception):
@@ -55,6 +58,18 @@ DataDir = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
+def is_running(config: Config) -> bool:
+    """Return whether a node holds the data folder: from the first step of its start to the last of its stop."""
+    try:
+        with (config.data_dir / LOCK_FILE).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def config_of(data_dir: str, flags: dict[str, str] | None = None) -> Config:
     """Return the configuration for a `--data-dir` value (empty for the default folder)."""
     from pathlib import Path
@@ -71,7 +86,7 @@ class NodeClient:
             self.url: str = access["url"]
             self._token: str = access["token"]
             self.pid: int = access["pid"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise NotRunning(config.data_dir) from error
         self._config = config
 
@@ -93,7 +108,7 @@ class NodeClient:
 
         Raises:
             NotRunning: nobody listens.
-            CliError: the node refused, with its own words.
+            CliError: the node refused, with its own words, or it is no node that answers.
         """
         parts = urllib.parse.urlsplit(self.url)
         connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=timeout)
@@ -106,11 +121,16 @@ class NodeClient:
             raise CliError(f"the node did not answer within {timeout:.0f} s", TIMEOUT) from error
         except OSError as error:
             raise NotRunning(self._config.data_dir) from error
+        except http.client.HTTPException as error:
+            raise CliError(f"{method} {path} at {self.url} failed: {error!r}") from error
         finally:
             connection.close()
         if response.status >= 400:
             raise CliError(_message(raw, response.status), _CODES.get(response.status, FAILURE))
-        return json.loads(raw) if raw else None
+        try:
+            return json.loads(raw) if raw else None
+        except ValueError as error:
+            raise CliError(f"what answers at {self.url} is no node of this software") from error
 
 
 _CODES = {404: NOT_FOUND, 408: TIMEOUT, 504: TIMEOUT, 402: REFUSED, 403: REFUSED, 409: REFUSED}
@@ -135,16 +155,22 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table: with rich on a terminal, as tab-separated lines elsewhere."""
     if not sys.stdout.isatty():
         for row in (headers, *rows):
-            sys.stdout.write("\t".join(str(cell) for cell in row) + "\n")
+            sys.stdout.write("\t".join(printable(str(cell)) for cell in row) + "\n")
         return
     import rich.box
     import rich.console
     import rich.table
+    import rich.text
 
     grid = rich.table.Table(*headers, box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
-        grid.add_row(*(str(cell) for cell in row))
+        grid.add_row(*(rich.text.Text(printable(str(cell))) for cell in row))
     rich.console.Console().print(grid)
+
+
+def printable(text: str) -> str:
+    """Return text that may go to a terminal: peers choose their names, and could choose control sequences."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def say(text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Self
 
-from node.cli.common import complain, say, table
+from node.cli.common import complain, printable, say, table
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -59,7 +59,7 @@ def line(p: JobProgress) -> str:
     eta = f", about {p.eta:.0f} s left" if p.eta is not None else ""
     return (
         f"{p.elapsed:6.1f} s  {p.phase:<8} offers {p.offers}, agreements {p.agreements},"
-        f" tasks {p.done}/{p.tasks}{eta}, cost {_cost(p)} GLM  {p.note}"
+        f" tasks {p.done}/{p.tasks}{eta}, cost {_cost(p)} GLM  {printable(p.note)}"
     )
 
 
@@ -80,12 +80,12 @@ def _picture(p: JobProgress) -> Any:
         eta,
     )
     figures = rich.text.Text(
-        f"offers {p.offers}   agreements {p.agreements}   cost {_cost(p)} GLM   {p.note}"
+        f"offers {p.offers}   agreements {p.agreements}   cost {_cost(p)} GLM   {printable(p.note)}"
     )
     grid = rich.table.Table("provider", "state", "task", "done", "cost GLM", box=rich.box.SIMPLE_HEAD)
     for report in p.providers:
         task = "" if report.task is None else str(report.task)
-        grid.add_row(_name(report), report.state, task, str(report.done), report.cost)
+        grid.add_row(rich.text.Text(_name(report)), report.state, task, str(report.done), report.cost)
     return rich.console.Group(head, figures, grid)
 
 
@@ -110,4 +110,4 @@ def _cost(p: JobProgress) -> str:
 
 
 def _name(report: ProviderReport) -> str:
-    return f"{report.name} {report.node_id[:10]}" if report.name else report.node_id
+    return f"{printable(report.name)} {report.node_id[:10]}" if report.name else report.node_id

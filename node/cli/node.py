@@ -17,10 +17,10 @@ from node.cli.common import (
     DataDir,
     Json,
     NodeClient,
-    NotRunning,
     complain,
     config_of,
     emit,
+    is_running,
     make_app,
     run_app,
     say,
@@ -72,9 +72,7 @@ def main(argv: Sequence[str]) -> int:
         client.post("/golem-p2p/v1/shutdown")
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
-            try:
-                NodeClient(config)
-            except NotRunning:
+            if not is_running(config):
                 emit({"schema": "golem-p2p/node-stop/1", "pid": client.pid}, as_json, lambda: say("stopped"))
                 return
             time.sleep(0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -133,7 +134,7 @@ def app_key(argv: Sequence[str]) -> int:
     @app.command()
     def drop(name: str, data_dir: DataDir = "", as_json: Json = False) -> None:
         """Remove a key; programs that use it are refused from now on."""
-        NodeClient(config_of(data_dir)).delete(f"{OWN}/app-keys/{name}")
+        NodeClient(config_of(data_dir)).delete(f"{OWN}/app-keys/{quote(name, safe='')}")
         emit({"schema": "golem-p2p/app-key-drop/1", "name": name}, as_json, lambda: None)
 
     return run_app(app, argv, "golem-p2p app-key")

@@ -21,11 +21,10 @@ from node.cli.common import (
     CliError,
     DataDir,
     Json,
-    NodeClient,
-    NotRunning,
     complain,
     config_of,
     emit,
+    is_running,
     make_app,
     run_app,
     say,
@@ -126,11 +125,7 @@ async def _node_bus(config: Config, view: JobView) -> AsyncIterator[Bus]:
     """The bus of the running node, or of one that runs while the context is open."""
     from p2p.bus.client import connect_env
 
-    try:
-        NodeClient(config)
-    except NotRunning:
-        pass
-    else:
+    if is_running(config):
         async with connect_env({"GSB_URL": f"unix:{config.bus_path}"}) as bus:
             yield bus
         return
