@@ -80,17 +80,17 @@ class Dialogue:
         try:
             request = _parse(line)
             request_id = request.get("id")
-            method = self._methods.get(request.get("method", ""))
-            params = request.get("params", {})
+            name, params = request.get("method"), request.get("params", {})
+            method = self._methods.get(name) if isinstance(name, str) else None
             if method is None or not isinstance(params, dict):
                 raise _RpcError(
                     BAD_REQUEST,
-                    f"unknown method {str(request.get('method'))[:80]!r}, or params not an object",
+                    f"unknown method {str(name)[:80]!r}, or params not an object",
                 )
             result = await method(params)
         except _RpcError as error:
             return {"jsonrpc": "2.0", "id": request_id, "error": {"code": error.code, "message": str(error)}}
-        except BusError as error:
+        except (BusError, UnicodeEncodeError) as error:  # the latter: a name that is no text
             return {"jsonrpc": "2.0", "id": request_id, "error": {"code": FAILED, "message": str(error)}}
         return {"jsonrpc": "2.0", "id": request_id, "result": result}
 
@@ -227,7 +227,9 @@ async def _lines() -> AsyncIterator[bytes]:
                 del buffer[: end + 1]
                 yield line
             if len(buffer) > MAX_LINE_BYTES:
-                return
+                break
+    if buffer:
+        yield bytes(buffer)  # without its end: the last line, or one that is too long to be a request
 
 
 def _print(document: Any) -> None:

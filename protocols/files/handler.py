@@ -310,12 +310,12 @@ class FilesProtocol:
 
     async def _on_publish(self, caller: Caller, request: Publish) -> Published:
         async with _as_service_error(caller):
-            return Published(await self.publish(Path(request.path), session=request.session))
+            return Published(await self.publish(_path(request.path), session=request.session))
         raise AssertionError("unreachable")
 
     async def _on_receive(self, caller: Caller, request: Receive) -> Published:
         async with _as_service_error(caller):
-            return Published(await self.receive(Path(request.path), session=request.session))
+            return Published(await self.receive(_path(request.path), session=request.session))
         raise AssertionError("unreachable")
 
     async def _on_close(self, caller: Caller, request: Close) -> Closed:
@@ -325,12 +325,12 @@ class FilesProtocol:
 
     async def _on_download(self, caller: Caller, request: Download) -> Moved:
         async with _as_service_error(caller):
-            return Moved(await self.download(request.url, Path(request.path)))
+            return Moved(await self.download(request.url, _path(request.path)))
         raise AssertionError("unreachable")
 
     async def _on_upload(self, caller: Caller, request: Upload) -> Moved:
         async with _as_service_error(caller):
-            return Moved(await self.upload(request.url, Path(request.path)))
+            return Moved(await self.upload(request.url, _path(request.path)))
         raise AssertionError("unreachable")
 
     async def _on_session(self, caller: Caller, _request: OpenSession) -> AsyncIterator[Session]:
@@ -391,6 +391,12 @@ async def _as_service_error(caller: Caller) -> AsyncIterator[None]:
         yield
     except (FilesError, RemoteFilesError, OverlayError, OSError) as error:
         raise ServiceError("transfer", str(error)) from error
+
+
+def _path(text: str) -> Path:
+    if "\0" in text:
+        raise LocalFileError(f"{text[:160]!r} is no path")
+    return Path(text)
 
 
 @contextlib.asynccontextmanager
