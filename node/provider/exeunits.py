@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 STOP_GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL (the Golem agent's PROCESS_TERMINATION_TIMEOUT)."""
-MAX_LOG_BYTES = 8 * 1024 * 1024
 
 
 class SupervisorProcess:
@@ -55,7 +54,7 @@ class SupervisorProcess:
         if code == 0:
             return "the exe-unit ended"
         if code < 0:
-            return f"the exe-unit was killed by {signal.Signals(-code).name}"
+            return f"the exe-unit was killed by {_signal_name(-code)}"
         return f"the exe-unit failed with exit code {code}"
 
     async def stop(self) -> None:
@@ -154,6 +153,9 @@ class SupervisorLauncher:
         except OSError as error:
             access.release()
             raise LaunchError(f"cannot start {command[0]}: {error.strerror}") from error
+        except BaseException:
+            access.release()
+            raise
         finally:
             log_file.close()
         self._log.info("exe-unit started", activity=activity_id, pid=process.pid, runtime=name)
@@ -218,6 +220,13 @@ _PASSED_ON = (
 def _passed_on(environ: os._Environ[str]) -> dict[str, str]:
     """Return what a supervisor inherits: never keys, passwords or tokens of the node."""
     return {name: environ[name] for name in _PASSED_ON if name in environ}
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of the real-time signals
+        return f"signal {number}"
 
 
 def _kill_group(pid: int) -> None:
