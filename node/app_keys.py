@@ -6,7 +6,7 @@ because `yagna app-key list` has always printed them and scripts read them from 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from p2p.storage import Connection, Database
 
 AUTOCONFIGURED = "autoconfigured"
+MAX_ORIGINS = 64
 
 MIGRATIONS = [
     """
@@ -87,30 +88,36 @@ class AppKeys:
         """Make a key, or return the one of that name.
 
         Raises:
-            AppKeyError: the name is taken by another identity, or is empty.
+            AppKeyError: the name is taken by another identity, or it or an origin cannot be one.
         """
         if not name or len(name) > 256 or not name.isprintable():
             raise AppKeyError("an application key needs a printable name of at most 256 characters")
-        for entry in self._by_key.values():
-            if entry.name == name:
-                if entry.identity != identity:
-                    raise AppKeyError(f"the name {name!r} is taken by identity {entry.identity}")
-                if not key or entry.key == key:
-                    return entry
+        if len(origins) > MAX_ORIGINS or not all(_is_origin(origin) for origin in origins):
+            raise AppKeyError(
+                f"a key may have at most {MAX_ORIGINS} web origins, each such as https://example.org"
+            )
         made = AppKey(
             name, key or hex32(self._entropy), identity, "manager", tuple(origins), self._clock.utc_ns()
         )
 
-        def insert(c: Connection) -> None:
+        def insert(c: Connection) -> AppKey:
+            row = c.execute(f"SELECT {_COLUMNS} FROM identity_app_key WHERE name = ?", (name,)).fetchone()  # noqa: S608 - our own columns
+            if row is not None:
+                entry = _key(row)
+                if entry.identity != identity:
+                    raise AppKeyError(f"the name {name!r} is taken by identity {entry.identity}")
+                if not key or entry.key == key:
+                    return entry
             c.execute("DELETE FROM identity_app_key WHERE name = ? OR key = ?", (name, made.key))
             c.execute(
                 "INSERT INTO identity_app_key VALUES (?, ?, ?, ?, ?, ?)",
                 (name, made.key, identity, made.role, "\n".join(origins), made.created_ns),
             )
+            return made
 
-        await self._database.write(insert, durable=True)
+        found = await self._database.write(insert, durable=True)
         await self._refresh()
-        return made
+        return found
 
     async def drop(self, name: str) -> None:
         """Remove a key. Raises AppKeyError if there is none of that name, or it is configured."""
@@ -127,9 +134,18 @@ class AppKeys:
 
     async def _refresh(self) -> None:
         def read(c: Connection) -> list[AppKey]:
-            rows = c.execute("SELECT name, key, identity, role, origins, created_ns FROM identity_app_key")
-            return [
-                AppKey(r[0], r[1], r[2], r[3], tuple(r[4].split("\n")) if r[4] else (), r[5]) for r in rows
-            ]
+            return [_key(row) for row in c.execute(f"SELECT {_COLUMNS} FROM identity_app_key")]  # noqa: S608 - our own columns
 
         self._by_key = {entry.key: entry for entry in await self._database.read(read)}
+
+
+_COLUMNS = "name, key, identity, role, origins, created_ns"
+
+
+def _key(row: tuple[Any, ...]) -> AppKey:
+    name, key, identity, role, origins, created_ns = row
+    return AppKey(name, key, identity, role, tuple(origins.split("\n")) if origins else (), created_ns)
+
+
+def _is_origin(text: str) -> bool:
+    return 0 < len(text) <= 256 and text.isprintable() and " " not in text
