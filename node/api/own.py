@@ -14,7 +14,7 @@ import msgspec
 
 from node.api.web import ApiError, ApiRequest, Routes, answer, error, text
 from node.app_keys import AppKey, AppKeyError
-from protocols.ground.money import format_amount, linear_price
+from protocols.ground.money import MoneyError, format_amount, linear_price
 from protocols.ground.times import format_time
 from protocols.market.errors import MarketError
 from protocols.market.messages import AgreementState, Role
@@ -23,7 +23,7 @@ from protocols.payment.errors import PaymentError
 from protocols.payment.networks import UnknownPlatform, network_of, resolve_platform
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from starlette.responses import Response
 
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 PREFIX = "/golem-p2p/v1"
 OWNER = "owner"
+"""Role of the session that the owner's token opens; application keys never have it."""
 MAX_OFFERS = 1000
-"""Name of the session that the owner's token opens."""
+"""Most offers that are listed at a time."""
 
 
 class _NewKey(msgspec.Struct):
@@ -74,7 +75,7 @@ def routes(node: Node) -> Routes:
 
 def _owner_only(handler: Handler) -> Handler:
     async def checked(request: ApiRequest) -> Response:
-        if request.session.name != OWNER:
+        if request.session.role != OWNER:
             raise error(403, "only the node's owner may do this; use the golem-p2p command on its machine")
         return await handler(request)
 
@@ -315,14 +316,24 @@ def _offer(offer: SubscriptionView) -> dict[str, Any]:
     }
 
 
+_LONGEST_PRICE = 120
 _UNITS = {"golem.usage.duration_sec": "h", "golem.usage.cpu_sec": "CPU-h"}
 
 
 def price_in_words(properties: Mapping[str, Any]) -> str:
     """Return an offer's price for people: `0.03/h + 0.12/CPU-h`, in GLM."""
-    vector = properties.get("golem.com.usage.vector", [])
-    coefficients = properties.get("golem.com.pricing.model.linear.coeffs", [])
-    if not isinstance(vector, list) or len(coefficients) != len(vector) + 1:
+    try:
+        words = _price_in_words(
+            msgspec.convert(properties.get("golem.com.usage.vector", []), list[str]),
+            msgspec.convert(properties.get("golem.com.pricing.model.linear.coeffs", []), list[float]),
+        )
+    except (msgspec.ValidationError, MoneyError):
+        return "?"  # anybody may offer anything
+    return words if len(words) <= _LONGEST_PRICE else "?"
+
+
+def _price_in_words(vector: Sequence[str], coefficients: Sequence[float]) -> str:
+    if len(coefficients) != len(vector) + 1:
         return "?"
     parts = []
     for counter, coefficient in zip(vector, coefficients, strict=False):
