@@ -290,6 +290,7 @@ async def _join_overlay(node: Node) -> None:
     )
     node.overlay.attach(overlay)
     async with overlay.running():
+        node.overlay.set_joined()
         node.log.info("joined the overlay", network=overlay.network, listening=overlay.listen_addresses())
         await trio.sleep_forever()
 

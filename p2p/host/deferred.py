@@ -1,6 +1,7 @@
 """`DeferredOverlay`: an overlay that will come, so that a node can start serving before libp2p is loaded.
 
-Until `attach` it has no peers and reaches nobody; what is served and subscribed meanwhile is carried over.
+Until `attach` it has no peers; what is served and subscribed meanwhile is carried over. Until `joined` it reaches
+nobody: calls wait a while for that.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from p2p.identity import NodeId
     from p2p.overlay import Overlay, PeerChange, PeerInfo, Stream, StreamHandler
 
-ATTACH_TIMEOUT = 30.0
+JOIN_TIMEOUT = 30.0
 """Seconds that a stream waits for the overlay while the node starts."""
 
 
@@ -30,20 +31,23 @@ class DeferredOverlay:
         self._served: dict[str, StreamHandler] = {}
         self._listeners: list[Callable[[PeerChange], None]] = []
         self._overlay: Overlay | None = None
-        self._attached = trio.Event()
+        self._joined = trio.Event()
 
     def attach(self, overlay: Overlay) -> None:
-        """Hand everything to `overlay`, which must not be running yet or must have no peers."""
+        """Hand everything to `overlay`, which must not be running yet, or it would miss peers."""
         self._overlay = overlay
         for protocol, handler in self._served.items():
             overlay.serve(protocol, handler)
         overlay.subscribe_peers(self._tell)
-        self._attached.set()
+
+    def set_joined(self) -> None:
+        """Say that the attached overlay is running; calls that waited for it go on."""
+        self._joined.set()
 
     @property
     def joined(self) -> bool:
-        """Whether the overlay is there."""
-        return self._overlay is not None
+        """Whether the overlay is there and running."""
+        return self._joined.is_set()
 
     @property
     def node_id(self) -> NodeId:
@@ -88,8 +92,8 @@ class DeferredOverlay:
             listener(change)
 
     async def _wait(self) -> Overlay:
-        with trio.move_on_after(ATTACH_TIMEOUT):
-            await self._attached.wait()
-        if self._overlay is None:
+        with trio.move_on_after(JOIN_TIMEOUT):
+            await self._joined.wait()
+        if self._overlay is None or not self.joined:
             raise PeerUnreachable("this node has not joined the network yet")
         return self._overlay
