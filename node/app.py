@@ -25,7 +25,8 @@ from node.api import identity as identity_api
 from node.api import market as market_api
 from node.api import own as own_api
 from node.api import payment as payment_api
-from node.api.server import RestServer, serving
+from node.api.listener import serving
+from node.api.server import RestServer
 from node.app_keys import AUTOCONFIGURED, AppKeys
 from node.config import ConfigError
 from node.keys import open_identity

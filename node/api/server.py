@@ -1,4 +1,4 @@
-"""The REST listener: an ASGI application on Hypercorn's trio worker.
+"""The REST server: an ASGI application, which `node.api.listener` puts on a socket.
 
 Order of things for every request: CORS preflight, application key, route. Unknown paths and wrong methods
 are both 404 with an empty body (the Golem daemon has no 405). A handler is cancelled when its client goes;
@@ -7,12 +7,8 @@ what it had taken from a queue is put back when the answer could not be written.
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from typing import TYPE_CHECKING, Any
 
-import hypercorn.config
-import hypercorn.trio
 import trio
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,7 +16,7 @@ from starlette.responses import Response
 from node.api.web import MAX_BODY_BYTES, ApiError, ApiRequest, EventStream, Routes, Session, Taken, text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 
     import structlog.typing
 
@@ -30,9 +26,6 @@ if TYPE_CHECKING:
 
 PING_SECONDS = 15.0
 """Seconds between two `:ping` comments of an event stream."""
-UNREAD_SECONDS = 30.0
-"""Seconds for which a client may leave unread what was sent to it. Inherited by every connection; Hypercorn
-itself would wait for ever, even when told to stop."""
 MAX_READ_BYTES = 64 * 1024 * 1024
 """Most of a request's body that is read before it is answered; beyond that, the connection is closed."""
 _TURNS = 8
@@ -72,9 +65,7 @@ class RestServer:
         self._families.append(routes)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        elif scope["type"] == "http":
+        if scope["type"] == "http":
             await self._serve(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
@@ -298,53 +289,3 @@ async def _send_whole(response: Response, client: _Client, send: Send) -> None:
         if isinstance(response, Taken):
             with trio.CancelScope(shield=True):
                 await response.settle(delivered)
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
-
-
-@contextlib.asynccontextmanager
-async def serving(server: RestServer, host: str, port: int) -> AsyncIterator[str]:
-    """Listen while the context is open; yields the base URL, with the real port where `port` was 0.
-
-    Raises:
-        OSError: the address cannot be listened on.
-    """
-    # Bound here, not by Hypercorn, so that a taken port is an error before anything else starts.
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECONDS * 1000))
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise OSError(
-            error.errno, f"cannot listen for REST on {host}:{port}: {error.strerror or error} (see api.url)"
-        ) from error
-    bound = listening.getsockname()[1]
-    config = hypercorn.config.Config()
-    config.bind = [f"fd://{listening.detach()}"]  # Hypercorn owns, and closes, the descriptor
-    config.accesslog = None
-    config.errorlog = None
-    config.graceful_timeout = 1.0
-    config.keep_alive_timeout = 3600.0
-    config.include_server_header = False
-    stop = trio.Event()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_serve, server, config, stop)
-        try:
-            yield f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}"
-        finally:
-            stop.set()
-            nursery.cancel_scope.deadline = trio.current_time() + 3
-
-
-async def _serve(
-    server: RestServer, config: hypercorn.config.Config, stop: trio.Event, task_status: Any
-) -> None:
-    await hypercorn.trio.serve(server, config, shutdown_trigger=stop.wait, task_status=task_status)

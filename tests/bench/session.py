@@ -222,27 +222,36 @@ async def measure_idle(caller: Caller, server: Server) -> tuple[int, float]:
     """Return how many connections were held at once and still served, and the server's KiB for each."""
     before = server.ask("rss")
     held: list[Any] = []
-    async with AsyncExitStack() as stack:
+    enough, done = trio.Event(), trio.Event()
+    limit = trio.CapacityLimiter(8)
 
-        async def hold() -> None:
-            while len(held) + waiting < IDLE:
-                try:
+    async def hold() -> None:  # a task each: a stock host is a nursery
+        try:
+            async with AsyncExitStack() as stack:
+                async with limit:
+                    if enough.is_set():
+                        return
                     held.append(await stack.enter_async_context(caller.connected()))
-                except Exception:
-                    return
+                if len(held) == IDLE:
+                    enough.set()
+                await done.wait()
+        except Exception:
+            enough.set()
 
-        waiting = 0
+    async with trio.open_nursery() as nursery:
+        for _ in range(IDLE):
+            nursery.start_soon(hold)
         with trio.move_on_after(IDLE_SECONDS):
-            async with trio.open_nursery() as nursery:
-                for _ in range(8):
-                    nursery.start_soon(hold)
+            await enough.wait()
+        enough.set()
         await trio.sleep(0.5)
         after = server.ask("rss")
         served = 0
         with trio.move_on_after(IDLE_SECONDS):
-            for connection in held[:IDLE]:
+            for connection in held:
                 served += await _serves(caller, connection)
-        return served, (after - before) / max(1, len(held)) / 1024
+        nursery.cancel_scope.cancel()
+    return served, (after - before) / max(1, len(held)) / 1024
 
 
 async def _serves(caller: Caller, connection: Any) -> bool:

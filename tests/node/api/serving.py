@@ -10,7 +10,8 @@ import httpx
 import structlog
 import trio
 
-from node.api.server import RestServer, serving
+from node.api.listener import serving
+from node.api.server import RestServer
 from node.api.web import ApiRequest, Family, Routes, Session
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ import structlog
 import trio
 import trio.testing
 
+from node.api import listener as listener_module
 from node.api import server as server_module
-from node.api.server import RestServer, serving
+from node.api.listener import serving
+from node.api.server import RestServer
 from node.api.web import ApiRequest, EventStream, Family, Taken, answer, error, no_content
 from tests.node.api.serving import KEY, NODE, Site, session_of, site
 
@@ -420,6 +423,27 @@ async def test_a_taken_port_is_named() -> None:
                 pytest.fail("it must not start")
 
 
+@pytest.mark.parametrize("asks", [b"", b"GET /api/me HTTP/1.1\r\nHost: x\r\n\r\n"])
+async def test_a_connection_that_its_client_closed_is_closed(asks: bytes) -> None:
+    async with site({("GET", "/me"): me}) as there:
+        before = descriptors()
+        for _ in range(5):
+            clients = [await there.raw(asks) for _ in range(10)]
+            for client in clients:
+                if asks:
+                    assert await client.receive_some()
+                await client.aclose()
+        for _ in range(200):
+            if descriptors() <= before:
+                break
+            await trio.sleep(0.01)
+        assert descriptors() <= before
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
 # --- clients that go ----------------------------------------------------------------------------------------
 
 
@@ -534,7 +558,7 @@ async def test_what_was_not_read_to_its_end_goes_back() -> None:
 
 
 async def test_a_client_that_reads_nothing_does_not_hold_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "UNREAD_SECONDS", 0.5)
+    monkeypatch.setattr(listener_module, "UNREAD_SECONDS", 0.5)
     queue = Queue(["x" * 50_000_000])
     queue.release.set()
     with trio.fail_after(15):
