@@ -20,7 +20,6 @@ from p2p.broadcast.api import Verdict
 from p2p.broadcast.effects import Deliver, Effect, Reset, Send
 from p2p.broadcast.links import Link
 from p2p.broadcast.params import GossipParams
-from p2p.broadcast.protobuf import FrameReader, WireError
 from p2p.broadcast.rounds import SyncRounds
 from p2p.broadcast.router import Router
 from p2p.broadcast.score import Fault, Standing
@@ -29,6 +28,7 @@ from p2p.broadcast.sync import PROTOCOL_MAJOR, PROTOCOL_NAME, Answerer, Asker, S
 from p2p.broadcast.wire import MAX_FRAME_BYTES, PROTOCOL_11, PROTOCOL_12, encode_frame
 from p2p.identity import NodeId
 from p2p.overlay import OverlayError, ProtocolRefused, StreamBroken, protocol_id
+from p2p.protobuf import FrameReader, WireError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence

@@ -32,10 +32,10 @@ from p2p.broadcast.api import Verdict
 from p2p.broadcast.cache import ExpiringIds, MessageCache
 from p2p.broadcast.effects import Deliver, Effect, Effects, Reset, Send
 from p2p.broadcast.mesh import Meshes, Peers
-from p2p.broadcast.protobuf import WireError
 from p2p.broadcast.score import Fault, Scores, Standing
 from p2p.broadcast.sign import SEQNO_BYTES
 from p2p.broadcast.wire import IHave, Message, Rpc, decode_rpc, encode_message
+from p2p.protobuf import WireError
 
 if TYPE_CHECKING:
     import random

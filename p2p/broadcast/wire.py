@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from p2p.broadcast.protobuf import LENGTH, VARINT, WireError, encode_bytes, encode_varint, read_fields
+from p2p.protobuf import LENGTH, VARINT, WireError, encode_bytes, encode_varint, read_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import coincurve
 
+from p2p import base58
 from p2p.identity.node_id import NodeId, node_id_of
 
-_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_DIGITS = {symbol: value for value, symbol in enumerate(_ALPHABET)}
 _PREFIX = bytes([0x00, 0x25, 0x08, 0x02, 0x12, 0x21])
 """Multihash code identity, 37 bytes; field 1 (type) = 2, Secp256k1; field 2 (data), 33 bytes."""
 PEER_ID_BYTES = len(_PREFIX) + 33
-_LONGEST = 60
 
 
 class InvalidPeerId(ValueError):
@@ -25,7 +23,7 @@ class InvalidPeerId(ValueError):
 
 def peer_id_of(public_key: bytes) -> str:
     """Return the PeerId of a public key (64 or 65 bytes uncompressed, or 33 compressed), as text."""
-    return _base58(peer_id_bytes(public_key))
+    return base58.encode(peer_id_bytes(public_key))
 
 
 def peer_id_bytes(public_key: bytes) -> bytes:
@@ -52,9 +50,11 @@ def node_id_of_peer(peer_id: str) -> NodeId:
         InvalidPeerId: not base58, of another type of key, or not a point on the curve.
     """
     try:
-        key = key_in_peer_id(_unbase58(peer_id))
-    except InvalidPeerId:
-        raise
+        raw = base58.decode(peer_id)
+    except ValueError as error:
+        raise InvalidPeerId(str(error)) from error
+    try:
+        key = key_in_peer_id(raw)
     except ValueError as error:
         raise InvalidPeerId(f"{peer_id[:64]!r} holds no valid public key") from error
     if key is None:
@@ -62,23 +62,3 @@ def node_id_of_peer(peer_id: str) -> NodeId:
             f"{peer_id[:64]!r} is not the peer id of a secp256k1 key, and so of no node: they start with 16Uiu2H"
         )
     return node_id_of(key.format(compressed=False))
-
-
-def _base58(data: bytes) -> str:
-    number, text = int.from_bytes(data, "big"), ""
-    while number:
-        number, digit = divmod(number, 58)
-        text = _ALPHABET[digit] + text
-    return "1" * (len(data) - len(data.lstrip(b"\0"))) + text
-
-
-def _unbase58(text: str) -> bytes:
-    if len(text) > _LONGEST:
-        raise InvalidPeerId(f"{text[:64]!r} is too long for the peer id of a secp256k1 key")
-    number = 0
-    for symbol in text:
-        if symbol not in _DIGITS:
-            raise InvalidPeerId(f"{text!r} is not base58, as peer ids are")
-        number = number * 58 + _DIGITS[symbol]
-    zeros = len(text) - len(text.lstrip("1"))
-    return bytes(zeros) + number.to_bytes((number.bit_length() + 7) // 8, "big")

@@ -16,6 +16,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from p2p import base58
 from p2p.identity import NodeId, node_id_of
 from p2p.session.errors import HandshakeFailed
 
@@ -24,7 +25,6 @@ KeyType = Literal["ed25519", "secp256k1"]
 _CODES: dict[KeyType, int] = {"ed25519": 1, "secp256k1": 2}
 _TYPES: dict[int, KeyType] = {code: kind for kind, code in _CODES.items()}
 _LENGTHS: dict[KeyType, int] = {"ed25519": 32, "secp256k1": 33}
-_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _MAX_SIGNATURE_BYTES = 128
 
 
@@ -43,7 +43,7 @@ class PeerKey(msgspec.Struct, frozen=True):
     def peer_id(self) -> str:
         """Return the PeerId in base58: `16Uiu2H...` or `12D3KooW...`."""
         encoded = self.encode()
-        return _base58(bytes((0x00, len(encoded))) + encoded)
+        return base58.encode(bytes((0x00, len(encoded))) + encoded)
 
     @property
     def node_id(self) -> NodeId | None:
@@ -170,11 +170,3 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
     raise HandshakeFailed("the peer sent a protobuf message that is cut off")
-
-
-def _base58(data: bytes) -> str:
-    number, text = int.from_bytes(data, "big"), ""
-    while number:
-        number, digit = divmod(number, 58)
-        text = _ALPHABET[digit] + text
-    return "1" * (len(data) - len(data.lstrip(b"\0"))) + text

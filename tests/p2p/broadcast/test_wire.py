@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.broadcast import wire
-from p2p.broadcast.protobuf import WireError
+from p2p.protobuf import WireError
 from tests.p2p.broadcast.oracle import from_libp2p, rpc_pb2, rpcs, to_libp2p
 
 

@@ -12,9 +12,9 @@ import trio
 from p2p.broadcast import Verdict, wire
 from p2p.broadcast.driver import GossipBroadcast
 from p2p.broadcast.params import GossipParams
-from p2p.broadcast.protobuf import FrameReader
 from p2p.entropy import SeededEntropy
 from p2p.identity import NodeId, PrivateKey
+from p2p.protobuf import FrameReader
 from p2p.testing.clock import VirtualClock
 from p2p.testing.network import Link
 from p2p.testing.overlay import MemoryNetwork, MemoryOverlay

@@ -1,8 +1,9 @@
-"""Just enough of protobuf's wire format for one foreign message type: varints, fields, frames. Bytes only.
+"""Just enough of protobuf's wire format for libp2p's messages: varints, fields, frames. Bytes only.
 
-No schema and no generated code; `wire` says what the fields mean. Strict where a lenient reader would let a
-peer play: groups are refused, and so are varints above 64 bits and field number zero. Lengths are checked
-against what is there before anything is cut out. Format: https://protobuf.dev/programming-guides/encoding/
+No schema and no generated code; the `wire` module of each protocol says what the fields mean. Strict where a
+lenient reader would let a peer play: groups are refused, and so are varints above 64 bits and field number zero.
+Lengths are checked against what is there before anything is cut out.
+Format: https://protobuf.dev/programming-guides/encoding/
 
 Errors:
     WireError       bytes from outside that are not what they should be
@@ -45,6 +46,16 @@ def encode_bytes(tag: int, value: bytes) -> bytes:
     if length < 0x80:
         return bytes((tag, length)) + value
     return bytes((tag,)) + encode_varint(length) + value
+
+
+def encode_number(tag: int, value: int) -> bytes:
+    """Return a varint field; `tag` is `number << 3 | VARINT` and below 128, `value` not negative."""
+    return bytes((tag,)) + encode_varint(value)
+
+
+def frame(message: bytes) -> bytes:
+    """Return `message` after its length, as `FrameReader` takes it apart."""
+    return encode_varint(len(message)) + message
 
 
 def read_fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.broadcast.protobuf import FrameReader, WireError, encode_varint, read_fields
+from p2p.protobuf import FrameReader, WireError, encode_varint, read_fields
 
 
 @given(st.lists(st.binary(max_size=300), max_size=6), st.integers(1, 50))
