@@ -24,6 +24,7 @@ from node.api import activity as activity_api
 from node.api import identity as identity_api
 from node.api import market as market_api
 from node.api import own as own_api
+from node.api import own_net as own_net_api
 from node.api import payment as payment_api
 from node.api.listener import serving
 from node.api.server import RestServer
@@ -34,6 +35,7 @@ from node.provider.agent import ProviderAgent
 from node.provider.exeunits import SupervisorLauncher
 from node.provider.runtimes import Unfit, builtin_runtimes, examine
 from node.requestor.service import RequestorService
+from p2p import ping
 from p2p.broadcast.driver import GossipBroadcast
 from p2p.bus.door import Door
 from p2p.bus.peer import PeerBus
@@ -131,6 +133,7 @@ async def _start(node: Node, stack: contextlib.AsyncExitStack) -> None:
     if config.text("identity.app-key"):
         await node.app_keys.create(AUTOCONFIGURED, node.key.node_id, key=config.text("identity.app-key"))
 
+    node.overlay.serve(ping.PROTOCOL, ping.answer)
     PeerBus(node.overlay, node.bus).start()
     door = Door(node.bus, config.bus_path, entropy=node.entropy)
     door.store_owner_token()
@@ -249,6 +252,7 @@ async def _start_rest(node: Node, stack: contextlib.AsyncExitStack) -> None:
     )
     for routes in (
         own_api.routes(node),
+        own_net_api.routes(node),
         *identity_api.routes(node),
         market_api.routes(node.market),
         activity_api.routes(node.activity),

@@ -69,11 +69,13 @@ def routes(node: Node) -> Routes:
         ("GET", "/agreements", own.agreements),
         ("GET", "/peers", own.peers),
     ):
-        table.add(method, template, _owner_only(handler))
+        table.add(method, template, owner_only(handler))
     return table
 
 
-def _owner_only(handler: Handler) -> Handler:
+def owner_only(handler: Handler) -> Handler:
+    """Return a handler that refuses whoever shows anything but the owner's token."""
+
     async def checked(request: ApiRequest) -> Response:
         if request.session.role != OWNER:
             raise error(403, "only the node's owner may do this; use the golem-p2p command on its machine")

@@ -19,6 +19,8 @@ _HELP = {
     "node": "run a node, or stop the one that runs",
     "status": "how the node is doing, in a glance",
     "id": "who this node is",
+    "peers": "with whom this node is connected, and how",
+    "ping": "how long it takes to a peer and back, and by which path",
     "app-key": "keys that programs use to reach the node",
     "payment": "balances, test funds, accounts",
     "offers": "what is on offer in the market now",
