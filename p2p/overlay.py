@@ -1,8 +1,11 @@
 """`Overlay`: the one interface to the network that protocols see.
 
 Implementations: `p2p.host` (libp2p) and `p2p.testing.overlay` (in memory, on virtual time). Both pass
-`p2p.testing.check_overlay`. Peers are NodeIds, each proven by its session; how a peer is reached (addresses,
-relays) is the implementation's affair.
+`p2p.testing.check_overlay`. Peers are named by NodeIds, each proven by its session; how a peer is reached
+(addresses, relays) is the implementation's affair.
+
+Beside nodes there may be *guests*: foreign libp2p programs that do not serve our hello. They are named by their
+PeerId (`16Uiu2...`, `12D3Koo...`), use only the protocols that are served with `guests=True`, and are not in `peers()`.
 
 Errors:
     OverlayError
@@ -45,7 +48,7 @@ class Stream(Protocol):
 
     @property
     def peer(self) -> NodeId:
-        """Return who is at the other end, as proven by the session."""
+        """Return who is at the other end, as proven by the session. A guest's PeerId where guests are served."""
         ...
 
     async def send_all(self, data: bytes) -> None:
@@ -73,7 +76,7 @@ class PeerInfo(msgspec.Struct, frozen=True):
     """A peer with whom there is a session."""
 
     node_id: str
-    """Who it is, proven."""
+    """Who it is, proven: a node's NodeId, or a guest's PeerId."""
     address: str
     """Where, as a multiaddr (`/ip4/127.0.0.1/tcp/4001`), or `memory` in a simulation."""
     direction: Literal["in", "out"]
@@ -82,6 +85,10 @@ class PeerInfo(msgspec.Struct, frozen=True):
     """UTC nanoseconds when the session began."""
     agent: str = ""
     """What software it says it is, unproven."""
+    rtt: float | None = None
+    """Seconds of a round trip, smoothed, once it was measured."""
+    path: Literal["direct", "relayed"] = "direct"
+    """Whether the session goes through a relay."""
 
 
 class PeerChange(msgspec.Struct, frozen=True):
@@ -113,21 +120,26 @@ class Overlay(Protocol):
         ...
 
     def peers(self) -> Sequence[PeerInfo]:
-        """Return the peers with whom there is a session, in a stable order."""
+        """Return the nodes with whom there is a session, in a stable order."""
+        ...
+
+    def guests(self) -> Sequence[PeerInfo]:
+        """Return the guests with whom there is a session, in a stable order."""
         ...
 
     async def connect(self, address: str) -> NodeId:
         """Make a session with whoever is at `address`; return who it is. Raises PeerUnreachable."""
         ...
 
-    async def disconnect(self, peer: NodeId) -> None:
+    async def disconnect(self, peer: str) -> None:
         """End the session with `peer`, if there is one."""
         ...
 
-    async def open_stream(self, peer: NodeId, protocol: str) -> Stream:
+    async def open_stream(self, peer: str, protocol: str) -> Stream:
         """Open a stream to `peer`, making a session from known addresses if there is none.
 
         Args:
+            peer: a NodeId, or the PeerId of a guest with whom there is a session.
             protocol: a protocol id as `protocol_id` forms it.
 
         Raises:
@@ -136,13 +148,28 @@ class Overlay(Protocol):
         """
         ...
 
-    def serve(self, protocol: str, handler: StreamHandler) -> None:
-        """Serve inbound streams of `protocol`; each handler call is a task of the overlay."""
+    def serve(self, protocol: str, handler: StreamHandler, *, guests: bool = False) -> None:
+        """Serve inbound streams of `protocol`; each handler call is a task of the overlay.
+
+        Args:
+            guests: whether guests may use it too; then `Stream.peer` may be a PeerId.
+        """
         ...
 
-    def subscribe_peers(self, listener: Callable[[PeerChange], None]) -> Callable[[], None]:
-        """Call `listener`, which must not block, when a session begins or ends; returns how to stop."""
+    def subscribe_peers(
+        self, listener: Callable[[PeerChange], None], *, guests: bool = False
+    ) -> Callable[[], None]:
+        """Call `listener`, which must not block, when a session begins or ends; returns how to stop.
+
+        Args:
+            guests: whether to tell of guests too.
+        """
         ...
+
+
+def is_guest(peer: str) -> bool:
+    """Return whether a peer's name is a guest's PeerId and not a NodeId."""
+    return not peer.startswith("0x")
 
 
 def protocol_id(network: str, protocol: str, major: int) -> str:

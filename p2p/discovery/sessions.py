@@ -13,8 +13,7 @@ import msgspec
 import structlog
 import trio
 
-from p2p.identity import NodeId
-from p2p.overlay import PeerChange, PeerInfo
+from p2p.overlay import PeerChange, PeerInfo, is_guest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,8 +36,8 @@ class Sessions(Generic[S]):
 
     def __init__(self) -> None:
         self._entries: dict[S, _Entry] = {}
-        self._admitted: dict[NodeId, list[S]] = {}
-        self._listeners: dict[object, Callable[[PeerChange], None]] = {}
+        self._admitted: dict[str, list[S]] = {}
+        self._listeners: dict[object, tuple[Callable[[PeerChange], None], bool]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -58,7 +57,7 @@ class Sessions(Generic[S]):
         entry.admitted = True
         entry.info = msgspec.structs.replace(entry.info, agent=agent)
         entry.decided.set()
-        peer = NodeId(entry.info.node_id)
+        peer = entry.info.node_id
         first = peer not in self._admitted
         self._admitted.setdefault(peer, []).append(session)
         if first:
@@ -71,7 +70,7 @@ class Sessions(Generic[S]):
             return
         entry.decided.set()
         if entry.admitted:
-            peer = NodeId(entry.info.node_id)
+            peer = entry.info.node_id
             left = self._admitted[peer]
             left.remove(session)
             if not left:
@@ -91,12 +90,12 @@ class Sessions(Generic[S]):
         entry = self._entries.get(session)
         return entry is not None and entry.admitted
 
-    def newest(self, peer: NodeId) -> S | None:
+    def newest(self, peer: str) -> S | None:
         """Return the admitted session that new streams to `peer` should take."""
         sessions = self._admitted.get(peer)
         return sessions[-1] if sessions else None
 
-    def of(self, peer: NodeId) -> list[S]:
+    def of(self, peer: str) -> list[S]:
         """Return all sessions with `peer`, admitted or not."""
         return [session for session, entry in self._entries.items() if entry.info.node_id == peer]
 
@@ -105,13 +104,19 @@ class Sessions(Generic[S]):
         return list(self._entries)
 
     def peers(self) -> list[PeerInfo]:
-        """Return the admitted peers, each by its newest session, in the order of their admission."""
-        return [self._entries[sessions[-1]].info for sessions in self._admitted.values()]
+        """Return the admitted nodes, each by its newest session, in the order of their admission."""
+        return [self._entries[s[-1]].info for peer, s in self._admitted.items() if not is_guest(peer)]
 
-    def subscribe(self, listener: Callable[[PeerChange], None]) -> Callable[[], None]:
-        """Call `listener` on every change of the admitted peers; returns how to stop."""
+    def guests(self) -> list[PeerInfo]:
+        """Return the admitted guests, likewise."""
+        return [self._entries[s[-1]].info for peer, s in self._admitted.items() if is_guest(peer)]
+
+    def subscribe(
+        self, listener: Callable[[PeerChange], None], *, guests: bool = False
+    ) -> Callable[[], None]:
+        """Call `listener` on every change of the admitted nodes, and of guests if asked; returns how to stop."""
         key = object()
-        self._listeners[key] = listener
+        self._listeners[key] = listener, guests
 
         def stop() -> None:
             self._listeners.pop(key, None)
@@ -119,7 +124,9 @@ class Sessions(Generic[S]):
         return stop
 
     def _tell(self, change: PeerChange) -> None:
-        for listener in list(self._listeners.values()):
+        for listener, guests in list(self._listeners.values()):
+            if is_guest(change.node_id) and not guests:
+                continue
             try:
                 listener(change)
             except Exception:

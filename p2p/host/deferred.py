@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from p2p.overlay import PeerUnreachable
+from p2p.overlay import PeerUnreachable, is_guest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,17 +28,17 @@ class DeferredOverlay:
     def __init__(self, node_id: NodeId, network: str) -> None:
         self._node_id = node_id
         self._network = network
-        self._served: dict[str, StreamHandler] = {}
-        self._listeners: list[Callable[[PeerChange], None]] = []
+        self._served: dict[str, tuple[StreamHandler, bool]] = {}
+        self._listeners: list[tuple[Callable[[PeerChange], None], bool]] = []
         self._overlay: Overlay | None = None
         self._joined = trio.Event()
 
     def attach(self, overlay: Overlay) -> None:
         """Hand everything to `overlay`, which must not be running yet, or it would miss peers."""
         self._overlay = overlay
-        for protocol, handler in self._served.items():
-            overlay.serve(protocol, handler)
-        overlay.subscribe_peers(self._tell)
+        for protocol, (handler, guests) in self._served.items():
+            overlay.serve(protocol, handler, guests=guests)
+        overlay.subscribe_peers(self._tell, guests=True)
 
     def set_joined(self) -> None:
         """Say that the attached overlay is running; calls that waited for it go on."""
@@ -63,33 +63,40 @@ class DeferredOverlay:
     def peers(self) -> Sequence[PeerInfo]:
         return self._overlay.peers() if self._overlay else ()
 
+    def guests(self) -> Sequence[PeerInfo]:
+        return self._overlay.guests() if self._overlay else ()
+
     async def connect(self, address: str) -> NodeId:
         return await (await self._wait()).connect(address)
 
-    async def disconnect(self, peer: NodeId) -> None:
+    async def disconnect(self, peer: str) -> None:
         if self._overlay is not None:
             await self._overlay.disconnect(peer)
 
-    async def open_stream(self, peer: NodeId, protocol: str) -> Stream:
+    async def open_stream(self, peer: str, protocol: str) -> Stream:
         return await (await self._wait()).open_stream(peer, protocol)
 
-    def serve(self, protocol: str, handler: StreamHandler) -> None:
-        self._served[protocol] = handler
+    def serve(self, protocol: str, handler: StreamHandler, *, guests: bool = False) -> None:
+        self._served[protocol] = handler, guests
         if self._overlay is not None:
-            self._overlay.serve(protocol, handler)
+            self._overlay.serve(protocol, handler, guests=guests)
 
-    def subscribe_peers(self, listener: Callable[[PeerChange], None]) -> Callable[[], None]:
-        self._listeners.append(listener)
+    def subscribe_peers(
+        self, listener: Callable[[PeerChange], None], *, guests: bool = False
+    ) -> Callable[[], None]:
+        subscription = listener, guests
+        self._listeners.append(subscription)
 
         def stop() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
+            if subscription in self._listeners:
+                self._listeners.remove(subscription)
 
         return stop
 
     def _tell(self, change: PeerChange) -> None:
-        for listener in list(self._listeners):
-            listener(change)
+        for listener, guests in list(self._listeners):
+            if guests or not is_guest(change.node_id):
+                listener(change)
 
     async def _wait(self) -> Overlay:
         with trio.move_on_after(JOIN_TIMEOUT):

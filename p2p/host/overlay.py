@@ -27,6 +27,7 @@ from p2p.host.mdns import announce_and_listen
 from p2p.host.multistream import respond
 from p2p.host.sessions import MAX_INBOUND_STREAMS, NEGOTIATION_TIMEOUT, HostSession, remote_address
 from p2p.host.swarm import OverlayHost, make_host, swarm_running
+from p2p.identity import NodeId
 from p2p.identity.peer_id import InvalidPeerId, node_id_of_peer, peer_id_of
 from p2p.overlay import (
     OverlayError,
@@ -37,6 +38,7 @@ from p2p.overlay import (
     Stream,
     StreamBroken,
     StreamHandler,
+    is_guest,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from p2p.clock import Clock
     from p2p.entropy import Entropy
     from p2p.host.addresses import TcpAddress
-    from p2p.identity import NodeId, PrivateKey
+    from p2p.identity import PrivateKey
 
 DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/0",)
 DIAL_TIMEOUT = 10.0
@@ -166,6 +168,9 @@ class LibP2POverlay:
     def peers(self) -> Sequence[PeerInfo]:
         return self._sessions.peers()
 
+    def guests(self) -> Sequence[PeerInfo]:
+        return self._sessions.guests()
+
     async def connect(self, address: str) -> NodeId:
         try:
             place = parse_address(address)
@@ -175,17 +180,21 @@ class LibP2POverlay:
         self.discovery.dialled(address, session.peer)
         return session.peer
 
-    async def disconnect(self, peer: NodeId) -> None:
+    async def disconnect(self, peer: str) -> None:
         for session in self._sessions.of(peer):
             self._end(session, "this node disconnected")
         await trio.lowlevel.checkpoint()
 
-    async def open_stream(self, peer: NodeId, protocol: str) -> Stream:
+    async def open_stream(self, peer: str, protocol: str) -> Stream:
         while True:
             session = self._sessions.newest(peer)
             made = session is None
             if session is None:
-                session = await self._session_with(peer)
+                if is_guest(peer):
+                    raise PeerUnreachable(
+                        f"there is no session with {peer}, and guests are not dialled by name"
+                    )
+                session = await self._session_with(NodeId(peer))
             try:
                 return await session.open_stream(protocol)
             except StreamBroken as error:
@@ -195,12 +204,14 @@ class LibP2POverlay:
                 if made:
                     raise PeerUnreachable(f"the session with {peer} ended as it began: {error}") from error
 
-    def serve(self, protocol: str, handler: StreamHandler) -> None:
+    def serve(self, protocol: str, handler: StreamHandler, *, guests: bool = False) -> None:
         self._handlers[protocol] = handler
         self._advertise(protocol)
 
-    def subscribe_peers(self, listener: Callable[[PeerChange], None]) -> Callable[[], None]:
-        return self._sessions.subscribe(listener)
+    def subscribe_peers(
+        self, listener: Callable[[PeerChange], None], *, guests: bool = False
+    ) -> Callable[[], None]:
+        return self._sessions.subscribe(listener, guests=guests)
 
     # Listening and closing.
 

@@ -243,20 +243,24 @@ class MemoryOverlay:
     def peers(self) -> Sequence[PeerInfo]:
         return self._sessions.peers()
 
+    def guests(self) -> Sequence[PeerInfo]:
+        return self._sessions.guests()
+
     async def connect(self, address: str) -> NodeId:
         target = _parse_address(address)
         await self._session_with(target, [address])
         return target
 
-    async def disconnect(self, peer: NodeId) -> None:
+    async def disconnect(self, peer: str) -> None:
         for session in self._sessions.of(peer):
             session.close(self, "this node disconnected")
         await trio.lowlevel.checkpoint()
 
-    async def open_stream(self, peer: NodeId, protocol: str) -> Stream:
+    async def open_stream(self, peer: str, protocol: str) -> Stream:
         while True:
             made = self._sessions.newest(peer) is None
-            session = await self._session_with(peer, self._addresses_of(peer))
+            node = NodeId(peer)
+            session = await self._session_with(node, self._addresses_of(node))
             try:
                 with trio.fail_after(OPEN_TIMEOUT):
                     stream = await session.open_stream(self, protocol)
@@ -271,11 +275,13 @@ class MemoryOverlay:
                 self._world.trace(self._node_id, f"opened {protocol} to {peer}")
                 return stream
 
-    def serve(self, protocol: str, handler: StreamHandler) -> None:
+    def serve(self, protocol: str, handler: StreamHandler, *, guests: bool = False) -> None:
         self._handlers[protocol] = handler
 
-    def subscribe_peers(self, listener: Callable[[PeerChange], None]) -> Callable[[], None]:
-        return self._sessions.subscribe(listener)
+    def subscribe_peers(
+        self, listener: Callable[[PeerChange], None], *, guests: bool = False
+    ) -> Callable[[], None]:
+        return self._sessions.subscribe(listener, guests=guests)
 
     # What a session tells this end (`SessionOwner`).
 

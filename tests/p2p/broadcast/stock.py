@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from p2p.broadcast.sign import node_id_of_author
+from p2p.identity import NodeId
 from p2p.overlay import PeerChange, PeerInfo, ProtocolRefused, StreamBroken
 
 with warnings.catch_warnings():
@@ -28,7 +29,7 @@ with warnings.catch_warnings():
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from p2p.identity import NodeId, PrivateKey
+    from p2p.identity import PrivateKey
     from p2p.overlay import StreamHandler
 
 _LISTEN = "/ip4/127.0.0.1/tcp/0"
@@ -95,26 +96,31 @@ class StockOverlay:
     def peers(self) -> list[PeerInfo]:
         return [PeerInfo(node_id, "", "out", 0) for node_id in self._peers]
 
+    def guests(self) -> list[PeerInfo]:
+        return []
+
     async def connect(self, address: str) -> NodeId:
         return self._met(await dial(self.host, address))
 
-    async def disconnect(self, peer: NodeId) -> None:
-        await self.host.disconnect(self._peers[peer])
+    async def disconnect(self, peer: str) -> None:
+        await self.host.disconnect(self._peers[NodeId(peer)])
 
-    async def open_stream(self, peer: NodeId, protocol: str) -> StockStream:
+    async def open_stream(self, peer: str, protocol: str) -> StockStream:
         try:
-            return StockStream(await self.host.new_stream(self._peers[peer], [protocol]))
+            return StockStream(await self.host.new_stream(self._peers[NodeId(peer)], [protocol]))
         except Exception as error:
             raise ProtocolRefused(str(error)) from error
 
-    def serve(self, protocol: str, handler: StreamHandler) -> None:
+    def serve(self, protocol: str, handler: StreamHandler, *, guests: bool = False) -> None:
         async def serve(raw: Any) -> None:
             self._met(raw.muxed_conn.peer_id)
             await handler(StockStream(raw))
 
         self.host.set_stream_handler(protocol, serve)
 
-    def subscribe_peers(self, listener: Callable[[PeerChange], None]) -> Callable[[], None]:
+    def subscribe_peers(
+        self, listener: Callable[[PeerChange], None], *, guests: bool = False
+    ) -> Callable[[], None]:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
