@@ -127,6 +127,10 @@ class Overlay(Protocol):
         """Return the guests with whom there is a session, in a stable order."""
         ...
 
+    def aliases_of(self, peer: NodeId) -> frozenset[NodeId]:
+        """Return the further NodeIds that `peer` has proven to speak for, beside its own (`p2p.identity.alias`)."""
+        ...
+
     async def connect(self, address: str) -> NodeId:
         """Make a session with whoever is at `address`; return who it is. Raises PeerUnreachable."""
         ...
@@ -139,7 +143,8 @@ class Overlay(Protocol):
         """Open a stream to `peer`, making a session from known addresses if there is none.
 
         Args:
-            peer: a NodeId, or the PeerId of a guest with whom there is a session.
+            peer: a NodeId, or an alias of a node (`Stream.peer` is the node's own), or the PeerId of a guest
+                with whom there is a session.
             protocol: a protocol id as `protocol_id` forms it.
 
         Raises:

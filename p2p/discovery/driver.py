@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from p2p.discovery.admission import ThisNode
+from p2p.discovery.aliases import AliasTable
 from p2p.discovery.exchange import HelloRefused, answer, greet, receive_greeting
 from p2p.discovery.messages import (
     HELLO,
@@ -25,6 +26,7 @@ from p2p.discovery.messages import (
 )
 from p2p.discovery.policy import DiscoveryPolicy, DiscoverySettings
 from p2p.identity import NodeId
+from p2p.identity.alias import MAX_ALIASES
 from p2p.overlay import Overlay, OverlayError, PeerChange, PeerUnreachable, protocol_id
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from p2p.discovery.peer_store import PeerStore
     from p2p.discovery.policy import Dial
     from p2p.entropy import Entropy
+    from p2p.identity.alias import AliasRecord
     from p2p.overlay import Stream
 
 REFRESH_TIMEOUT = 30.0
@@ -57,6 +60,7 @@ class Discovery:
         store: where the address book is kept between runs, if anywhere.
         acceptable: whether an address that a peer told may be tried.
         version, oldest: the versions of the protocols that this node speaks.
+        aliases: returns the records of further NodeIds that this node speaks for.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Discovery:
         acceptable: Callable[[str], bool] = lambda _: True,
         version: int = PROTOCOL_VERSION,
         oldest: int = OLDEST_VERSION,
+        aliases: Callable[[], Sequence[AliasRecord]] = tuple,
     ) -> None:
         self.policy = DiscoveryPolicy(me, bootstrap, settings, acceptable)
         self._log = _log.bind(node=me)
@@ -84,6 +89,8 @@ class Discovery:
         self._agent = agent[:128]
         self._store = store
         self._version, self._oldest = version, oldest
+        self._own_aliases = aliases
+        self._aliases = AliasTable(network)
         self._news = trio.Event()
 
     # As `Admission`.
@@ -101,6 +108,7 @@ class Discovery:
     async def greet(self, stream: Stream) -> str:
         """Say hello on a stream that this node opened; return the peer's agent. Raises HelloRefused."""
         theirs = await greet(stream, self._hello(stream.peer))
+        self._show_aliases(stream.peer, theirs)
         self._take_in(stream.peer, theirs)
         return theirs.agent
 
@@ -109,6 +117,7 @@ class Discovery:
         theirs = await receive_greeting(stream)
         ours = self._hello(stream.peer)
         if mismatch(ours, theirs) is None:
+            self._show_aliases(stream.peer, theirs)  # first, for whoever hears of the peer now
             admit(theirs.agent)
             self._take_in(stream.peer, theirs)
         await answer(stream, ours, theirs)
@@ -121,11 +130,27 @@ class Discovery:
             oldest=self._oldest,
             addresses=tuple(self._listen())[:MAX_ADDRESSES],
             peers=tuple(self.policy.tell(peer, self._chance)),
+            aliases=tuple(self._own_aliases())[:MAX_ALIASES],
         )
+
+    def _show_aliases(self, peer: NodeId, hello: Hello) -> None:
+        self._aliases.shown(peer, hello.aliases, self._clock.utc_ns())
 
     def _take_in(self, peer: NodeId, hello: Hello) -> None:
         self.policy.told(self._clock.monotonic(), peer, hello.addresses, hello.peers)
         self._news.set()
+
+    # For the overlay.
+
+    def aliases_of(self, peer: NodeId) -> frozenset[NodeId]:
+        """Return the further NodeIds that `peer` has proven to speak for."""
+        return self._aliases.of(peer, self._clock.utc_ns())
+
+    def resolve(self, peer: str) -> str:
+        """Return the node that speaks for `peer`: itself, unless it is known only as another's alias."""
+        if self.policy.knows(NodeId(peer)):
+            return peer
+        return self._aliases.main_of(peer, self._clock.utc_ns()) or peer
 
     # As a task of the overlay.
 

@@ -2,7 +2,8 @@
 
 One frame each way on `/golem-p2p/<network>/hello/1`: four bytes of length, big-endian, then canonical CBOR.
 The dialler speaks first. Said once when a session begins and again about once a minute on sessions that last.
-Everything in it is a claim: addresses are proven by dialling them, a NodeId by its session.
+Addresses and peers in it are claims: addresses are proven by dialling them, a NodeId by its session. Aliases
+are signed, and proven together with the session's NodeId.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
+
+from p2p.identity.alias import MAX_ALIASES, AliasRecord
 
 HELLO = "hello"
 HELLO_MAJOR = 1
@@ -52,6 +55,8 @@ class Hello(msgspec.Struct, frozen=True):
     """Multiaddrs where the speaker listens."""
     peers: Annotated[tuple[KnownPeer, ...], msgspec.Meta(max_length=MAX_TOLD_PEERS)] = ()
     """Others that the speaker knows; a sample."""
+    aliases: Annotated[tuple[AliasRecord, ...], msgspec.Meta(max_length=MAX_ALIASES)] = ()
+    """Signed records of further NodeIds that the speaker speaks for; these are proofs."""
 
 
 def mismatch(ours: Hello, theirs: Hello) -> str | None:

@@ -237,6 +237,11 @@ class DiscoveryPolicy:
                 due += [entry.due for _, _, entry in self._candidates()]
         return min(due, default=math.inf)
 
+    def knows(self, peer: NodeId) -> bool:
+        """Return whether `peer` is connected, or was found where it is said to be."""
+        node = self._book.get(peer)
+        return peer in self._connected or (node is not None and node.proven_ns() > 0)
+
     def addresses_of(self, peer: NodeId) -> list[str]:
         """Return where `peer` may be, the likeliest first."""
         node = self._book.get(peer)

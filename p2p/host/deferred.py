@@ -66,6 +66,9 @@ class DeferredOverlay:
     def guests(self) -> Sequence[PeerInfo]:
         return self._overlay.guests() if self._overlay else ()
 
+    def aliases_of(self, peer: NodeId) -> frozenset[NodeId]:
+        return self._overlay.aliases_of(peer) if self._overlay else frozenset()
+
     async def connect(self, address: str) -> NodeId:
         return await (await self._wait()).connect(address)
 

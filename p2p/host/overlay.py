@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from p2p.entropy import Entropy
     from p2p.host.addresses import TcpAddress
     from p2p.identity import PrivateKey
+    from p2p.identity.alias import AliasRecord
 
 DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/0",)
 DIAL_TIMEOUT = 10.0
@@ -74,6 +75,7 @@ class LibP2POverlay:
         agent: what the node calls itself to peers.
         mdns: whether to look for nodes of the network on the local one. Never on by itself.
         settings: how many peers to look for, and how eagerly.
+        aliases: returns the records of further NodeIds that this node speaks for.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class LibP2POverlay:
         settings: DiscoverySettings = DiscoverySettings(),  # noqa: B008 - frozen
         version: int = PROTOCOL_VERSION,
         oldest: int = OLDEST_VERSION,
+        aliases: Callable[[], Sequence[AliasRecord]] = tuple,
     ) -> None:
         self._node_id = key.node_id
         self._peer_id = peer_id_of(key.public_key)
@@ -119,6 +122,7 @@ class LibP2POverlay:
             acceptable=functools.partial(is_acceptable, allow_private=network == "devnet"),
             version=version,
             oldest=oldest,
+            aliases=aliases,
         )
         self._advertise(self.discovery.protocol)
         self._door = Door(
@@ -171,6 +175,9 @@ class LibP2POverlay:
     def guests(self) -> Sequence[PeerInfo]:
         return self._sessions.guests()
 
+    def aliases_of(self, peer: NodeId) -> frozenset[NodeId]:
+        return self.discovery.aliases_of(peer)
+
     async def connect(self, address: str) -> NodeId:
         try:
             place = parse_address(address)
@@ -186,6 +193,7 @@ class LibP2POverlay:
         await trio.lowlevel.checkpoint()
 
     async def open_stream(self, peer: str, protocol: str) -> Stream:
+        peer = self.discovery.resolve(peer)
         while True:
             session = self._sessions.newest(peer)
             made = session is None

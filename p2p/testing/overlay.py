@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from p2p.clock import Clock
     from p2p.entropy import Entropy
     from p2p.identity import Signer
+    from p2p.identity.alias import AliasRecord
     from p2p.testing.determinism import Auditor
     from p2p.testing.network.links import LinkSource
 
@@ -95,12 +96,13 @@ class MemoryNetwork:
         agent: str = "memory",
         version: int = PROTOCOL_VERSION,
         oldest: int = OLDEST_VERSION,
+        aliases: Callable[[], Sequence[AliasRecord]] = tuple,
     ) -> MemoryOverlay:
         """Return a new node's overlay; it takes part while its `running()` is open.
 
         Args:
             discovery: turns hello and discovery on.
-            bootstrap, store, agent, version, oldest: as for `Discovery`.
+            bootstrap, store, agent, version, oldest, aliases: as for `Discovery`.
             entropy: spreads this node's dials and exchanges; has to be given with `discovery`.
         """
         node_id = who if isinstance(who, str) else who.node_id
@@ -120,6 +122,7 @@ class MemoryNetwork:
                 store=store,
                 version=version,
                 oldest=oldest,
+                aliases=aliases,
             )
         return overlay
 
@@ -246,6 +249,9 @@ class MemoryOverlay:
     def guests(self) -> Sequence[PeerInfo]:
         return self._sessions.guests()
 
+    def aliases_of(self, peer: NodeId) -> frozenset[NodeId]:
+        return frozenset() if self.discovery is None else self.discovery.aliases_of(peer)
+
     async def connect(self, address: str) -> NodeId:
         target = _parse_address(address)
         await self._session_with(target, [address])
@@ -257,6 +263,8 @@ class MemoryOverlay:
         await trio.lowlevel.checkpoint()
 
     async def open_stream(self, peer: str, protocol: str) -> Stream:
+        if self.discovery is not None:
+            peer = self.discovery.resolve(peer)
         while True:
             made = self._sessions.newest(peer) is None
             node = NodeId(peer)

@@ -7,6 +7,7 @@ import pytest
 
 from p2p.codec import CodecError, decode, encode
 from p2p.discovery.messages import MAX_FRAME_BYTES, Hello, KnownPeer, explain_refusal, mismatch
+from p2p.identity.alias import AliasRecord
 
 HELLO = Hello(network="devnet", agent="test/1", version=3, oldest=2, addresses=("/memory/x",))
 NODE = "0x" + "ab" * 20
@@ -19,7 +20,8 @@ def test_hello_survives_the_wire() -> None:
 
 def test_the_largest_hello_fits_its_frame() -> None:
     peers = tuple(KnownPeer(node_id=NODE, addresses=("/" * 200,) * 8) for _ in range(32))
-    assert len(encode(msgspec.structs.replace(HELLO, peers=peers))) < MAX_FRAME_BYTES
+    aliases = (AliasRecord(claim=bytes(512), signature=bytes(65)),) * 8
+    assert len(encode(msgspec.structs.replace(HELLO, peers=peers, aliases=aliases))) < MAX_FRAME_BYTES
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,9 @@ def test_the_largest_hello_fits_its_frame() -> None:
         {"peers": [{"node_id": NODE + "\n", "addresses": []}]},
         {"peers": [{"addresses": []}]},
         {"oldest": None},
+        {"aliases": [{"claim": b"x", "signature": bytes(65)}] * 9},
+        {"aliases": [{"claim": b"x", "signature": bytes(64)}]},
+        {"aliases": [{"claim": bytes(513), "signature": bytes(65)}]},
     ],
 )
 def test_what_is_out_of_bounds_is_refused(change: dict[str, object]) -> None:
