@@ -23,6 +23,7 @@ import trio
 from node.api import activity as activity_api
 from node.api import identity as identity_api
 from node.api import market as market_api
+from node.api import metrics as metrics_api
 from node.api import own as own_api
 from node.api import own_net as own_net_api
 from node.api import payment as payment_api
@@ -43,6 +44,7 @@ from p2p.bus.router import LocalBus
 from p2p.clock import SystemClock
 from p2p.discovery.peer_store import FilePeerStore
 from p2p.entropy import SystemEntropy
+from p2p.events import EventLog
 from p2p.host.deferred import DeferredOverlay
 from p2p.identity import recover
 from p2p.protocol import ENTRY_POINT_GROUP, NodeContext
@@ -89,8 +91,11 @@ class Node:
         """What is wrong, in lines that say what to do."""
         self.plugins: list[str] = []
         self.api_url = ""
+        self.events = EventLog(self.clock)
+        """What happens on the network."""
         self.overlay = DeferredOverlay(key.node_id, config.text("overlay.network"))
         self.bus = LocalBus(key.node_id)
+        self.broadcast: GossipBroadcast
         self.market = MarketProtocol()
         self.payment: PaymentProtocol
         self.activity: ActivityProtocol
@@ -133,12 +138,12 @@ async def _start(node: Node, stack: contextlib.AsyncExitStack) -> None:
     if config.text("identity.app-key"):
         await node.app_keys.create(AUTOCONFIGURED, node.key.node_id, key=config.text("identity.app-key"))
 
-    node.overlay.serve(ping.PROTOCOL, ping.answer)
+    node.overlay.serve(ping.PROTOCOL, ping.answer, guests=True)
     PeerBus(node.overlay, node.bus).start()
     door = Door(node.bus, config.bus_path, entropy=node.entropy)
     door.store_owner_token()
     await stack.enter_async_context(door.running())
-    broadcast = GossipBroadcast(
+    broadcast = node.broadcast = GossipBroadcast(
         node.overlay, node.key, node.clock, node.entropy, structlog.get_logger("broadcast")
     )
     await stack.enter_async_context(broadcast.running())
@@ -254,6 +259,11 @@ async def _start_rest(node: Node, stack: contextlib.AsyncExitStack) -> None:
         own_api.routes(node),
         own_net_api.routes(node),
         *identity_api.routes(node),
+        metrics_api.routes(
+            metrics_api.Sources(
+                node.overlay, node.events, node.broadcast.counters, server.requests, node.bus.calls
+            )
+        ),
         market_api.routes(node.market),
         activity_api.routes(node.activity),
         payment_api.routes(node.payment),

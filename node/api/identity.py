@@ -1,11 +1,11 @@
-"""REST, small families that every client meets first: `/me`, `/version/get`, `/healthcheck`, metrics."""
+"""REST, small families that every client meets first: `/me`, `/version/get`, `/healthcheck`."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from node.api.web import ApiRequest, Routes, answer, text
+from node.api.web import ApiRequest, Routes, answer
 from protocols.ground.times import format_naive_time
 
 if TYPE_CHECKING:
@@ -39,14 +39,8 @@ def routes(node: Node) -> tuple[Routes, ...]:
     async def health(request: ApiRequest) -> Response:
         return answer({"status": "ok"})
 
-    async def metrics(request: ApiRequest) -> Response:
-        import prometheus_client
-
-        return text(200, prometheus_client.generate_latest().decode())
-
     table = Routes("identity", "")
     table.add("GET", "/me", me)
     table.add("GET", "/version/get", version_get)
     table.add("GET", "/healthcheck", health)
-    table.add("GET", "/metrics-api/v1/expose", metrics)
     return (table,)

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from node.api.web import MAX_BODY_BYTES, ApiError, ApiRequest, EventStream, Routes, Session, Taken, text
+from p2p.metrics import Calls
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -30,8 +31,9 @@ MAX_READ_BYTES = 64 * 1024 * 1024
 """Most of a request's body that is read before it is answered; beyond that, the connection is closed."""
 _TURNS = 8
 """Turns of trio's loop in which a connection's end, if it has come, passes from the socket to us."""
-_OPEN_PATHS = ("/version/get", "/metrics-api", "/dashboard")
+_OPEN_PATHS = ("/version/get", "/metrics-api", "/metrics", "/dashboard")
 _METHODS = "PATCH, PUT, OPTIONS, GET, DELETE, TRACE, CONNECT, POST, HEAD"
+_COUNTED_METHODS = frozenset(("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"))
 _VARY = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
 _ANONYMOUS = Session(identity="", name="")  # type: ignore[arg-type]  # open paths act for nobody
 
@@ -59,6 +61,8 @@ class RestServer:
         self._allowed = tuple(allowed_origins)
         self._origins_of = origins_of
         self._families: list[Routes] = []
+        self.requests = Calls()
+        """What was answered, by the family's prefix, method and status."""
 
     def add(self, routes: Routes) -> None:
         """Serve a family."""
@@ -88,10 +92,15 @@ class RestServer:
             await _send_whole(response, client, send)
 
     async def _respond(self, request: Request) -> Response:
+        began = trio.current_time()
         try:
-            return await self._answer(request)
+            response = await self._answer(request)
         except Exception:
-            return self._failed(request)
+            response = self._failed(request)
+        method = request.method if request.method in _COUNTED_METHODS else "other"
+        family = getattr(request.state, "family", "none")  # of a refusal, or of a path that nobody serves
+        self.requests.ended(trio.current_time() - began, family, method, str(response.status_code))
+        return response
 
     async def _answer(self, request: Request) -> Response:
         origin = request.headers.get("origin")
@@ -119,6 +128,7 @@ class RestServer:
             if found is None:
                 continue
             handler, path = found
+            request.state.family = family.prefix or "/"
             try:
                 return await handler(ApiRequest(request, session, path, family.family))
             except ApiError as error:

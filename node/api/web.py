@@ -224,7 +224,7 @@ class Routes:
 
     def __init__(self, family: Family, prefix: str) -> None:
         self.family: Family = family
-        self._prefix = prefix
+        self.prefix = prefix
         self._table: list[tuple[str, tuple[str, ...], Handler]] = []
 
     def add(self, method: str, template: str, handler: Handler) -> None:
@@ -232,7 +232,7 @@ class Routes:
 
         A parameter is one whole segment.
         """
-        self._table.append((method, tuple((self._prefix + template).split("/")), handler))
+        self._table.append((method, tuple((self.prefix + template).split("/")), handler))
 
     def find(self, method: str, path: str) -> tuple[Handler, dict[str, str]] | None:
         """Return the handler and the path parameters, or None.

@@ -15,15 +15,38 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from p2p.bus import address as addresses
-from p2p.bus.api import DEFAULT_TIMEOUT, Call, Caller, NoEndpoint
+from p2p.bus.api import (
+    DEFAULT_TIMEOUT,
+    BadContent,
+    BusClosed,
+    BusError,
+    BusTimeout,
+    Busy,
+    Call,
+    Caller,
+    NoEndpoint,
+    RemoteError,
+)
 from p2p.bus.endpoints import Endpoints, Items, check_size, timed_out
 from p2p.bus.topics import Topics
+from p2p.metrics import Calls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
     from p2p.bus.api import Endpoint, Registration
+
+
+_OUTCOMES = {
+    NoEndpoint: "no-endpoint",
+    BusTimeout: "timeout",
+    BusClosed: "closed",
+    BadContent: "bad-content",
+    Busy: "busy",
+    RemoteError: "refused",
+}
+"""The words for errors in `LocalBus.calls`."""
 
 
 class PeerCaller(Protocol):
@@ -58,6 +81,8 @@ class LocalBus:
         self._endpoints = Endpoints()
         self._topics = Topics()
         self._peers: PeerCaller | None = None
+        self.calls = Calls()
+        """Single calls that have ended, by way (`local`, `out` to a peer, `in` from one) and outcome."""
 
     def __repr__(self) -> str:
         return f"<LocalBus of {self.node_id}, {self._endpoints!r}>"
@@ -87,7 +112,21 @@ class LocalBus:
 
     async def call_as(self, caller: Caller, address: str, body: bytes, *, timeout: float) -> bytes:
         """Call on behalf of `caller`, whom the transport has proved. Raises BusError."""
-        address = self._resolve(caller, address)
+        began, way, outcome = trio.current_time(), "local" if caller.local else "in", "cancelled"
+        try:
+            address = self._resolve(caller, address)
+            if address.startswith("/net/"):
+                way = "out"
+            answer = await self._call(caller, address, body, timeout)
+            outcome = "ok"
+            return answer
+        except BusError as error:
+            outcome = _OUTCOMES.get(type(error), "failed")
+            raise
+        finally:
+            self.calls.ended(trio.current_time() - began, way, outcome)
+
+    async def _call(self, caller: Caller, address: str, body: bytes, timeout: float) -> bytes:
         check_size(body, f"the request to {address}")
         with trio.move_on_after(max(timeout, 0.0)):
             if address.startswith("/net/"):

@@ -204,6 +204,3 @@ async def test_shapes_as_recorded(autojump_clock: MockClock) -> None:
         assert current["version"] == "0.17.6"
         assert not current["releaseTs"].endswith("Z"), "without a zone"
         assert (await client.get("/healthcheck")).json() == {"status": "ok"}
-        metrics = await client.get("/metrics-api/v1/expose")
-        assert (metrics.status, metrics.content_type) == (200, "text/plain; charset=utf-8")
-        assert b"# TYPE" in metrics.body
