@@ -1,0 +1,44 @@
+"""What a peer says of itself and of this node by identify (`/ipfs/id/1.0.0`): a reader of what reach needs of it.
+
+Source: libp2p/specs identify. Sans-IO. Errors: `p2p.protobuf.WireError`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from p2p.multiaddr import decode_all
+from p2p.protobuf import WireError, read_fields
+
+IDENTIFY = "/ipfs/id/1.0.0"
+MAX_MESSAGE_BYTES = 65_536
+MAX_ADDRESSES = 32
+MAX_PROTOCOLS = 256
+MAX_PROTOCOL_BYTES = 256
+
+
+class Identified(msgspec.Struct, frozen=True):
+    """What a peer says."""
+
+    observed: str = ""
+    """Where it sees this node: a multiaddr; empty if it does not say."""
+    listening: tuple[str, ...] = ()
+    """Where it says that it listens."""
+    protocols: frozenset[str] = frozenset()
+    """What it says that it serves."""
+
+
+def decode(data: bytes) -> Identified:
+    """Read an identify message. Raises WireError."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise WireError(f"an identify message of {len(data)} bytes is over the limit of {MAX_MESSAGE_BYTES}")
+    observed, listening, protocols = "", list[bytes](), set[str]()
+    for tag, _, value in read_fields(data):
+        if tag == 0x12:
+            listening.append(value)
+        elif tag == 0x1A and len(value) <= MAX_PROTOCOL_BYTES and len(protocols) < MAX_PROTOCOLS:
+            protocols.add(value.decode("utf-8", "replace"))
+        elif tag == 0x22:
+            observed = next((str(address) for address in decode_all([value])), "")
+    addresses = tuple(str(address) for address in decode_all(listening[:MAX_ADDRESSES]))
+    return Identified(observed, addresses, frozenset(protocols))
