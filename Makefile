@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TESTED := $(VENV)/.examples
 
-.PHONY: help setup run test check bench contracts wasm clean
+.PHONY: help setup run test check interop bench contracts wasm clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,10 @@ check: $(STAMP) ## lint, format, types, dependency rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
+interop: $(STAMP) ## talk with js-, go- and rust-libp2p, each where its toolchain is (needs npm, Go, Cargo and their registries)
+	@$(BIN)/python -m tests.interop.prepare
+	@$(BIN)/python -m pytest tests/interop
+
 contracts: ## compile the embedded chain's contracts again (the JSON files are committed)
 	@test -x .venv-contracts/bin/vyper || { $(PYTHON) -m venv .venv-contracts && .venv-contracts/bin/python -m pip install --quiet vyper==0.4.3; }
 	@.venv-contracts/bin/python node/devnet/contracts/compile.py
@@ -55,4 +59,4 @@ bench: $(STAMP) ## every benchmark, one JSON object each
 	@for f in tests/bench/[a-z]*.py; do $(BIN)/python -m tests.bench.$$(basename $$f .py) --json || exit 1; done
 
 clean: ## remove what setup, run and the builds made
-	rm -rf $(VENV) .venv-* .run
+	rm -rf $(VENV) .venv-* .run .interop

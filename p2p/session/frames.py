@@ -16,8 +16,6 @@ NORMAL, PROTOCOL_ERROR, INTERNAL_ERROR = range(3)
 
 INITIAL_WINDOW = 262_144
 HEADER_BYTES = 12
-MAX_PAYLOAD_BYTES = 2**20
-"""What a peer may put in one frame. The spec has no limit; go- and js-libp2p cut at 64 KiB, rust-libp2p at 16 KiB."""
 
 HEADER = struct.Struct("!BBHII")
 """Version (0), type, flags, stream id, and length or increment or value."""

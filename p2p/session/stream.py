@@ -176,12 +176,12 @@ class MuxedStream:
             while answering.protocol is None:
                 data = await self.receive_some()
                 if not data:
-                    raise StreamBroken(f"{self.peer} finished in the middle of the negotiation")
+                    raise StreamBroken(f"{self._session.name} finished in the middle of the negotiation")
                 answer = answering.receive(data)
                 if answer:
                     await self.send_all(answer)
         except ProtocolError as error:
-            raise StreamBroken(f"a negotiation with {self.peer} failed: {error}") from error
+            raise StreamBroken(f"a negotiation with {self._session.name} failed: {error}") from error
         self._pushed_back = answering.unread
         self.protocol = answering.protocol
         return answering.protocol

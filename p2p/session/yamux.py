@@ -32,7 +32,6 @@ from p2p.session.frames import (
     HEADER,
     HEADER_BYTES,
     INITIAL_WINDOW,
-    MAX_PAYLOAD_BYTES,
     NORMAL,
     PING,
     PROTOCOL_ERROR,
@@ -373,7 +372,9 @@ class Yamux:
         return stream
 
     def _data_header(self, stream: YamuxStream | None, flags: int, size: int) -> None:
-        if size > MAX_PAYLOAD_BYTES:
+        # A frame may be as large as the window: js-libp2p fills it with one, go-libp2p cuts at 64 KiB, rust-libp2p
+        # at 16 KiB. Payload is taken as it comes, so size costs nothing; beyond any window it is no frame of yamux.
+        if size > self.settings.max_window:
             raise ProtocolError(f"the peer announced a frame of {size} bytes")
         if stream is not None and size:
             if stream.remote_finished:

@@ -133,7 +133,7 @@ def test_a_stream_that_is_reset_before_it_was_announced_is_never_told_of() -> No
     ("wrong", "message"),
     [
         (data(1, bytes(WINDOW + 1)), "ignores windows"),
-        (frame(DATA, 0, 1, 2**20 + 1), "announced a frame"),
+        (frame(DATA, 0, 1, 2**25 + 1), "announced a frame"),
         (frame(DATA, 0, 1, 0xFFFFFFFF), "announced a frame"),
         (b"\x01" + bytes(11), "does not speak yamux"),
         (frame(4, 0, 0, 0), "does not speak yamux"),
@@ -155,6 +155,18 @@ def test_who_breaks_the_rules_is_cut_off(wrong: bytes, message: str) -> None:
     opened(end)
     with pytest.raises(ProtocolError, match=message):
         end.receive(wrong, 0.0)
+
+
+def test_one_frame_may_fill_a_window_that_has_grown() -> None:
+    end = core()
+    stream = opened(end)
+    end.receive(frame(PING, SYN, 0, 1), 0.0)
+    stream.window = stream.receive_window = 4 * 2**20
+    payload = bytes(range(256)) * 2**14
+    wire = data(stream.id, payload)
+    for at in range(0, len(wire), 65_519):
+        end.receive(wire[at : at + 65_519], 0.0)
+    assert end.take(stream, 8 * 2**20, 0.0) == payload
 
 
 def test_a_window_is_enforced_over_many_frames_and_reopens_as_it_is_read() -> None:

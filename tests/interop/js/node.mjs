@@ -1,0 +1,84 @@
+// A js-libp2p node over TCP, Noise and yamux, and its streams as async iterables with back-pressure.
+import './polyfill.mjs'
+import { generateKeyPairFromSeed, privateKeyFromRaw } from '@libp2p/crypto/keys'
+import { identify } from '@libp2p/identify'
+import { noise } from '@libp2p/noise'
+import { ping } from '@libp2p/ping'
+import { tcp } from '@libp2p/tcp'
+import { yamux } from '@libp2p/yamux'
+import { createLibp2p } from 'libp2p'
+
+const MOST_UNREAD = 1 << 20
+
+/** Make a node; `kind` is ed25519 or secp256k1, `secret` its private key in hex. */
+export async function makeNode (kind, secret, { listen = true, services = {}, connectionManager = {} } = {}) {
+  const raw = Buffer.from(secret, 'hex')
+  return createLibp2p({
+    privateKey: kind === 'ed25519' ? await generateKeyPairFromSeed('Ed25519', raw) : privateKeyFromRaw(raw),
+    addresses: { listen: listen ? ['/ip4/127.0.0.1/tcp/0'] : [] },
+    transports: [tcp()],
+    connectionEncrypters: [noise()],
+    streamMuxers: [yamux()],
+    connectionManager,
+    services: { identify: identify(), ping: ping(), ...services }
+  })
+}
+
+/** Yield what comes on a stream until its other end finishes; throw if it breaks. */
+export async function * read (stream) {
+  const queue = []
+  let unread = 0
+  let over = stream.readableEnded
+  let failure
+  let wake = () => {}
+  const end = () => { over = true; wake() }
+  stream.addEventListener('message', ({ data }) => {
+    queue.push(data.subarray())
+    unread += data.byteLength
+    if (unread > MOST_UNREAD && stream.readStatus === 'readable') stream.pause()
+    wake()
+  })
+  stream.addEventListener('end', end)
+  stream.addEventListener('close', ({ error }) => { failure = error; end() })
+  while (true) {
+    while (queue.length > 0) {
+      const data = queue.shift()
+      unread -= data.byteLength
+      yield data
+      if (unread <= MOST_UNREAD && stream.readStatus === 'paused') stream.resume()
+    }
+    if (failure != null) throw failure
+    if (over) return
+    await new Promise(resolve => { wake = resolve })
+  }
+}
+
+export async function write (stream, data) {
+  if (!stream.send(data)) await stream.onDrain()
+}
+
+export async function echo (stream) {
+  for await (const data of read(stream)) await write(stream, data)
+  await stream.close()
+}
+
+/** Read exactly as many bytes as asked for, from what `read` returned. */
+export class Exactly {
+  #pieces
+  #rest = new Uint8Array(0)
+
+  constructor (pieces) {
+    this.#pieces = pieces
+  }
+
+  async read (count) {
+    while (this.#rest.length < count) {
+      const { value, done } = await this.#pieces.next()
+      if (done) throw new Error('the stream ended early')
+      this.#rest = Buffer.concat([this.#rest, value])
+    }
+    const data = this.#rest.subarray(0, count)
+    this.#rest = this.#rest.subarray(count)
+    return data
+  }
+}
