@@ -1,7 +1,8 @@
-"""`LibP2POverlay`: the `Overlay` interface on py-libp2p. Importing this module imports libp2p.
+"""`LibP2POverlay`: the `Overlay` interface on libp2p's protocols. Importing this module imports libp2p.
 
-What is stock and what is mended stands in `p2p.host.swarm` and `p2p.host.muxer`. Who is admitted and whom to
-dial is decided by `p2p.discovery`; addresses are kept there too, libp2p's own peer store stays empty.
+Connections are TCP streams of trio that `p2p.session` makes sessions of; `p2p.host.swarm` keeps libp2p's books of
+them. Who is admitted and whom to dial is decided by `p2p.discovery`; addresses are kept there too, libp2p's own peer
+store stays empty.
 
 Errors, beside those of `p2p.overlay`:
     ListenFailed    an address to listen on is taken or invalid
@@ -11,11 +12,10 @@ from __future__ import annotations
 
 import functools
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
-from multiaddr import Multiaddr
 
 from p2p.discovery import Discovery, DiscoverySettings, Door, PeerStore, Sessions, ThisNode
 from p2p.discovery.messages import OLDEST_VERSION, PROTOCOL_VERSION
@@ -24,22 +24,30 @@ from p2p.host.addresses import InvalidAddress, is_acceptable, parse_address
 from p2p.host.identify import protocols_of
 from p2p.host.listening import check_free, concrete
 from p2p.host.mdns import announce_and_listen
-from p2p.host.multistream import respond
-from p2p.host.sessions import MAX_INBOUND_STREAMS, NEGOTIATION_TIMEOUT, HostSession, remote_address
-from p2p.host.swarm import OverlayHost, make_host, swarm_running
+from p2p.host.sessions import NEGOTIATION_TIMEOUT, Direction, HostSession, Path
+from p2p.host.swarm import make_host
+from p2p.host.tcp import Place, accept_forever, dial, ends, listen, resolve
 from p2p.identity import NodeId
-from p2p.identity.peer_id import InvalidPeerId, node_id_of_peer, peer_id_of
+from p2p.identity.peer_id import peer_id_of
 from p2p.overlay import (
     OverlayError,
     PeerChange,
     PeerInfo,
     PeerUnreachable,
-    ProtocolRefused,
     Stream,
     StreamBroken,
     StreamHandler,
     is_guest,
 )
+from p2p.session import (
+    MemoryBudget,
+    NoiseIdentity,
+    Secp256k1Identity,
+    SessionError,
+    YamuxSettings,
+    upgrade,
+)
+from p2p.session.budget import DEFAULT_LIMIT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -49,12 +57,15 @@ if TYPE_CHECKING:
     from p2p.host.addresses import TcpAddress
     from p2p.identity import PrivateKey
     from p2p.identity.alias import AliasRecord
+    from p2p.session import MuxedStream, Session
 
 DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/0",)
 DIAL_TIMEOUT = 10.0
 """Seconds from a dial's first packet to a session; hello has its own limit."""
-SHUTDOWN_TIMEOUT = 1.2
-"""Seconds that all connections together have to say goodbye when the overlay closes."""
+UPGRADE_TIMEOUT = 10.0
+"""Seconds that who connects has to prove who it is."""
+DRAIN = 0.25
+"""Seconds that open streams have to finish when the overlay closes; then each session has one more to say goodbye."""
 
 _log = structlog.get_logger("p2p.host")
 
@@ -76,6 +87,9 @@ class LibP2POverlay:
         mdns: whether to look for nodes of the network on the local one. Never on by itself.
         settings: how many peers to look for, and how eagerly.
         aliases: returns the records of further NodeIds that this node speaks for.
+        reuse_port: whether dials leave from the port that is listened on, where that is possible.
+        memory_bytes: what all sessions together may promise to receive and hold unread.
+        yamux: limits and times of each session.
     """
 
     def __init__(
@@ -91,6 +105,9 @@ class LibP2POverlay:
         agent: str = "golem-p2p",
         mdns: bool = False,
         settings: DiscoverySettings = DiscoverySettings(),  # noqa: B008 - frozen
+        reuse_port: bool = True,
+        memory_bytes: int = DEFAULT_LIMIT_BYTES,
+        yamux: YamuxSettings = YamuxSettings(),  # noqa: B008 - frozen
         version: int = PROTOCOL_VERSION,
         oldest: int = OLDEST_VERSION,
         aliases: Callable[[], Sequence[AliasRecord]] = tuple,
@@ -101,14 +118,18 @@ class LibP2POverlay:
         self._clock = clock
         self._listen = tuple(listen)
         self._mdns = mdns
+        self._reuse_port = reuse_port
+        self._yamux = yamux
+        self._entropy = entropy
         self._listening: tuple[str, ...] = ()
+        self._sources: list[Place] = []
         self._sessions: Sessions[HostSession] = Sessions()
-        self._by_connection: dict[Any, HostSession] = {}
         self._handlers: dict[str, StreamHandler] = {}
         self._dialling = OneAtATime()
         self._nursery: trio.Nursery | None = None
-        self._host: OverlayHost = make_host(key, entropy, self._connected)
-        self._host.serve_inbound = self._serve_inbound
+        self._identity = NoiseIdentity(Secp256k1Identity(key.secret), entropy)
+        self._budget = MemoryBudget(memory_bytes)
+        self._host = make_host(key)
         self.discovery = Discovery(
             key.node_id,
             network,
@@ -124,7 +145,7 @@ class LibP2POverlay:
             oldest=oldest,
             aliases=aliases,
         )
-        self._advertise(self.discovery.protocol)
+        self._host.advertise(self.discovery.protocol)
         self._door = Door(
             self._sessions,
             self.discovery,
@@ -152,10 +173,9 @@ class LibP2POverlay:
         Raises:
             ListenFailed: an address to listen on is taken or invalid.
         """
-        swarm = self._host.get_network()
-        async with swarm_running(swarm), trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
+            await self._start_listening(nursery)
             self._nursery = nursery
-            await self._start_listening(swarm)
             finding = trio.CancelScope()
             nursery.start_soon(self._find_peers, finding)
             try:
@@ -184,8 +204,8 @@ class LibP2POverlay:
         except InvalidAddress as error:
             raise PeerUnreachable(str(error)) from error
         session = await self._session_at(place)
-        self.discovery.dialled(address, session.peer)
-        return session.peer
+        self.discovery.dialled(address, NodeId(session.peer))
+        return NodeId(session.peer)
 
     async def disconnect(self, peer: str) -> None:
         for session in self._sessions.of(peer):
@@ -214,7 +234,7 @@ class LibP2POverlay:
 
     def serve(self, protocol: str, handler: StreamHandler, *, guests: bool = False) -> None:
         self._handlers[protocol] = handler
-        self._advertise(protocol)
+        self._host.advertise(protocol)
 
     def subscribe_peers(
         self, listener: Callable[[PeerChange], None], *, guests: bool = False
@@ -223,18 +243,23 @@ class LibP2POverlay:
 
     # Listening and closing.
 
-    async def _start_listening(self, swarm: Any) -> None:
+    async def _start_listening(self, nursery: trio.Nursery) -> None:
+        told: dict[str, None] = {}
         for text in self._listen:
             try:
-                place = parse_address(text)
-                await check_free(place)
-                if not await swarm.listen(Multiaddr(place.transport())):
-                    raise OSError("libp2p could not listen")
+                address = parse_address(text)
+                await check_free(address)
+                for place in await resolve(address):
+                    listener = await listen(place, shared=self._reuse_port)
+                    nursery.start_soon(accept_forever, listener, self._accept_connection, nursery)
+                    bound = Place(place.host, listener.socket.getsockname()[1])
+                    self._sources.append(bound)
+                    for mine in concrete(parse_address(str(bound))):
+                        told[f"{mine.transport()}/p2p/{self._peer_id}"] = None
             except (InvalidAddress, OSError) as error:
                 raise ListenFailed(f"cannot listen on {text}: {error}") from error
-        found = [parse_address(str(a)) for a in self._host.get_transport_addrs()]
-        places = dict.fromkeys(f"{p.transport()}/p2p/{self._peer_id}" for a in found for p in concrete(a))
-        self._listening = tuple(places)
+        self._listening = tuple(told)
+        self._host.set_addresses(self._listening)
 
     async def _find_peers(self, scope: trio.CancelScope) -> None:
         with scope:
@@ -246,57 +271,89 @@ class LibP2POverlay:
                     )
 
     async def _say_goodbye(self) -> None:
-        with trio.move_on_after(SHUTDOWN_TIMEOUT) as scope:
-            scope.shield = True
-            async with trio.open_nursery() as nursery:
-                for listener in list(self._host.get_network().listeners.values()):
-                    nursery.start_soon(listener.close)
-                for session in list(self._by_connection.values()):
-                    nursery.start_soon(session.close)
+        async with trio.open_nursery() as nursery:
+            for session in self._sessions.all():
+                nursery.start_soon(session.close, DRAIN)
         for session in self._sessions.all():
             self._sessions.end(session)
 
     # Sessions.
 
-    def _connected(self, connection: Any) -> None:
-        """Take a new connection in, whoever dialled: called by libp2p, and before its first stream is served."""
-        if connection in self._by_connection or connection.is_closed:
-            return
-        nursery = self._nursery
+    async def _accept_connection(self, stream: trio.SocketStream) -> None:
         try:
-            peer = node_id_of_peer(str(connection.muxed_conn.peer_id))
-        except InvalidPeerId as error:
-            _log.info("dropped a peer without a NodeId", node=self._node_id, reason=str(error))
-            peer = None
-        if nursery is None or peer is None or peer == self._node_id:
-            if nursery is not None:
-                nursery.start_soon(connection.close)
-            return
-        direction: Literal["in", "out"] = "in" if connection.direction.name == "INBOUND" else "out"
-        session = self._by_connection[connection] = HostSession(connection, peer, nursery)
+            with trio.fail_after(UPGRADE_TIMEOUT):
+                _, there = ends(stream)
+                await self._establish(stream, initiator=False, address=str(there))
+        except (OSError, OverlayError, trio.TooSlowError) as error:
+            _log.debug("an inbound connection came to nothing", node=self._node_id, error=repr(error))
+            await trio.aclose_forcefully(stream)
+
+    async def _establish(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        *,
+        initiator: bool,
+        address: str,
+        expected: str | None = None,
+        direction: Direction | None = None,
+        path: Path = "direct",
+    ) -> HostSession:
+        """Make a session of a byte stream; it is not admitted yet.
+
+        Raises:
+            SessionError: the other end is not who it should be, or hung up.
+            PeerUnreachable: it is nobody to talk to.
+        """
+        session = await upgrade(
+            stream,
+            self._identity,
+            initiator=initiator,
+            entropy=self._entropy,
+            budget=self._budget,
+            settings=self._yamux,
+            expected=expected,
+        )
+        try:
+            return self._enter(session, address, direction or ("out" if initiator else "in"), path, initiator)
+        except BaseException:
+            await session.aclose()
+            raise
+
+    def _enter(
+        self, wire: Session, address: str, direction: Direction, path: Path, initiator: bool
+    ) -> HostSession:
+        nursery, peer = self._nursery, wire.peer_key.node_id
+        if nursery is None:
+            raise PeerUnreachable("this overlay is not running")
+        if peer is None:
+            _log.info("dropped a peer without a NodeId", node=self._node_id, peer=wire.peer_id)
+            raise PeerUnreachable(f"{wire.peer_id} has no NodeId: its identity is not a secp256k1 key")
+        if peer == self._node_id:
+            raise ThisNode(f"{address} is this node itself")
+        session = HostSession(wire, peer, address, direction, path, trio.current_time())
+        session.connection = self._host.get_network().enter(wire, address, initiator=initiator)
         info = PeerInfo(
-            node_id=peer,
-            address=remote_address(connection),
-            direction=direction,
-            since_ns=self._clock.utc_ns(),
+            node_id=peer, address=address, direction=direction, since_ns=self._clock.utc_ns(), path=path
         )
         self._sessions.open(session, info)
         nursery.start_soon(self._run_session, session)
         if direction == "in":
             self._door.accept(session, peer, nursery)
+        return session
 
     async def _run_session(self, session: HostSession) -> None:
         try:
-            await session.run()
+            await session.wire.run(functools.partial(self._accept_stream, session))
         finally:
             self._sessions.end(session)
-            self._by_connection.pop(session.connection, None)
+            self._host.get_network().forget(session.connection)
 
     def _end(self, session: HostSession, reason: str) -> None:
         if session in self._sessions:
             _log.debug("ending a session", node=self._node_id, peer=session.peer, reason=reason)
             self._sessions.end(session)
-            session.close_soon()
+            if self._nursery is not None:
+                self._nursery.start_soon(session.close)
 
     async def _session_with(self, peer: NodeId) -> HostSession:
         """Dial `peer` where it is known to be, one address after the other."""
@@ -310,7 +367,7 @@ class LibP2POverlay:
             try:
                 place = parse_address(address)
                 session = await self._session_at(place, peer)
-                self.discovery.dialled(address, session.peer)
+                self.discovery.dialled(address, NodeId(session.peer))
             except (InvalidAddress, PeerUnreachable) as error:
                 self.discovery.failed(address)
                 failures.append(f"{address}: {error}")
@@ -334,55 +391,52 @@ class LibP2POverlay:
             if known is not None and place.node_id is None:
                 self._end(session, "there is a session already")
                 return known
-            await self._door.enter_dialled(session, session.peer)
+            await self._door.enter_dialled(session, NodeId(session.peer))
             return session
 
     async def _dial(self, place: TcpAddress) -> HostSession:
         if self._nursery is None:
             raise PeerUnreachable(f"cannot dial {place}: this overlay is not running")
+        failures: list[str] = []
         try:
             with trio.fail_after(DIAL_TIMEOUT):
-                connection = await self._host.get_network().dial_address(place.transport(), place.peer_id)
+                for target in await resolve(place):
+                    try:
+                        stream = await dial(target, self._source_for(target))
+                        return await self._establish(
+                            stream, initiator=True, address=str(target), expected=place.peer_id
+                        )
+                    except (OSError, SessionError) as error:
+                        failures.append(str(error))
         except trio.TooSlowError as error:
             raise PeerUnreachable(f"nobody answered at {place} within {DIAL_TIMEOUT:g} s") from error
-        except Exception as error:  # libp2p and its dependencies raise what they like
-            raise PeerUnreachable(f"no session with {place}: {_innermost(error)}") from error
-        session = self._by_connection.get(connection)
-        if session is not None:
-            return session
-        if str(connection.muxed_conn.peer_id) == self._peer_id:
-            raise ThisNode(f"{place} is this node itself")
-        raise PeerUnreachable(f"{place} has no NodeId, or closed the session as it began")
+        except OSError as error:
+            raise PeerUnreachable(f"no session with {place}: {error}") from error
+        raise PeerUnreachable(f"no session with {place}: {'; '.join(failures)}")
+
+    def _source_for(self, target: Place) -> Place | None:
+        """Return from where to dial: a place that is listened on, unless it is the target itself."""
+        if not self._reuse_port:
+            return None
+        own = {address.split("/p2p/")[0] for address in self._listening}
+        if str(target) in own:
+            return None
+        return next((source for source in self._sources if source.version == target.version), None)
 
     # Streams.
 
-    def _advertise(self, protocol: str) -> None:
-        """Have identify tell of a protocol; the stock handler in its place is never called."""
-        self._host.set_stream_handler(protocol, None)
+    def _accept_stream(self, session: HostSession, stream: MuxedStream) -> None:
+        """Serve a stream that a peer opened: called by its session, and must not block."""
+        if self._nursery is None:
+            stream.reset()
+        else:
+            self._nursery.start_soon(self._serve_stream, session, stream)
 
-    async def _serve_inbound(self, net_stream: Any) -> None:
-        """Serve a stream that a peer opened: called by libp2p, in a task of the connection."""
-        self._connected(net_stream.swarm_conn)  # its first stream may be quicker than the notice
-        session = self._by_connection.get(net_stream.swarm_conn)
-        if session is None:
-            await net_stream.reset()
-            return
-        stream = session.stream(net_stream.muxed_stream)
-        session.inbound_streams += 1
-        try:
-            if session.inbound_streams > MAX_INBOUND_STREAMS:
-                stream.reset()
-                return
-            await self._serve_stream(session, stream, net_stream)
-        finally:
-            session.inbound_streams -= 1
-
-    async def _serve_stream(self, session: HostSession, stream: Stream, net_stream: Any) -> None:
-        stock = self._host.multiselect.handlers
+    async def _serve_stream(self, session: HostSession, stream: MuxedStream) -> None:
         try:
             with trio.fail_after(NEGOTIATION_TIMEOUT):
-                protocol = await respond(stream, stock)
-        except (StreamBroken, ProtocolRefused, trio.TooSlowError):
+                protocol = await stream.respond(self._host.served)
+        except (OverlayError, trio.TooSlowError, trio.ClosedResourceError):
             stream.reset()
             return
         except BaseException:
@@ -396,12 +450,9 @@ class LibP2POverlay:
                 stream.reset()
                 return
         else:
-            await stock[protocol](net_stream)
-            return
+            handler = functools.partial(self._serve_stock, session, stream)
         await serve_stream(handler, stream, node=self._node_id, protocol=protocol)
 
-
-def _innermost(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error) or type(error).__name__
+    async def _serve_stock(self, session: HostSession, stream: MuxedStream, _: Stream) -> None:
+        assert session.connection is not None
+        await self._host.serve_stock(stream, session.connection)

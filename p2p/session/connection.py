@@ -70,7 +70,7 @@ class Session:
         self.core = core
         self.peer_key = peer_key
         self.name: str = peer_key.node_id or peer_key.peer_id
-        """Who the peer is, for messages."""
+        """Who the peer is, for messages and as `MuxedStream.peer`; the host gives guests their PeerId for a name."""
         self.ended: str | None = None
         """Why the session is over; None while it is not."""
         self.confirmed: set[str] = set()

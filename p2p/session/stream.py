@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from p2p.identity import NodeId
 from p2p.overlay import OverlayError, ProtocolRefused, StreamBroken
 from p2p.session.errors import ProtocolError
 from p2p.session.multistream import Answering, Proposal
@@ -19,7 +20,6 @@ from p2p.session.wire import FLUSH_BYTES, Waiter
 if TYPE_CHECKING:
     from collections.abc import Container
 
-    from p2p.identity import NodeId
     from p2p.session.connection import Session
     from p2p.session.flow import YamuxStream
 
@@ -70,7 +70,7 @@ class MuxedStream:
 
     @property
     def peer(self) -> NodeId:
-        return self._session.peer
+        return NodeId(self._session.name)
 
     async def send_all(self, data: bytes) -> None:
         if self._sending:

@@ -9,7 +9,7 @@ CODE = """
 import sys
 import p2p.host
 assert p2p.host.__all__
-import p2p.host.addresses, p2p.identity.peer_id, p2p.host.multistream, p2p.discovery, p2p.testing.overlay
+import p2p.host.addresses, p2p.identity.peer_id, p2p.discovery, p2p.testing.overlay
 loaded = [name for name in sys.modules if name.split(".")[0] in ("libp2p", "multiaddr", "eth_keys")]
 assert not loaded, loaded
 import trio
