@@ -139,7 +139,7 @@ async def _start(node: Node, stack: contextlib.AsyncExitStack) -> None:
         await node.app_keys.create(AUTOCONFIGURED, node.key.node_id, key=config.text("identity.app-key"))
 
     node.overlay.serve(ping.PROTOCOL, ping.answer, guests=True)
-    PeerBus(node.overlay, node.bus).start()
+    await stack.enter_async_context(PeerBus(node.overlay, node.bus).running())
     door = Door(node.bus, config.bus_path, entropy=node.entropy)
     door.store_owner_token()
     await stack.enter_async_context(door.running())

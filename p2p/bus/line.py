@@ -1,4 +1,4 @@
-"""`Line`: many calls, both ways, over one byte stream. What the door and its client have in common.
+"""`Line`: many calls, both ways, over one byte stream. What the door, its client and two nodes have in common.
 
 One task reads and never waits for anything but the stream; one writes, and puts what has gathered into one
 send; each call that arrives is a task. No stream of items can stall the rest: its sender may have only as
@@ -8,6 +8,10 @@ no caller's task.
 Bounds, per line: calls in flight each way (`Busy`), bytes of requests in work (`Busy`), bytes that wait to be
 sent (senders wait; an end that lets control messages pile up is dropped), a window per streaming call. An
 end that breaks the rules is dropped: the line ends, and every call in flight fails with BusClosed.
+
+Errors, beside those of `p2p.bus.api`:
+    BusClosed
+    └── NotSent     the line had ended before anything of the call was sent, so that it can be made anew
 """
 
 from __future__ import annotations
@@ -17,13 +21,27 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 import structlog
 import trio
 
 from p2p.bus import frames
-from p2p.bus.api import BadContent, BusClosed, BusError, Busy
+from p2p.bus.api import MAX_BODY_BYTES, BadContent, BusClosed, BusError, Busy
+from p2p.bus.bounds import Held
 from p2p.bus.endpoints import milliseconds_until
-from p2p.bus.frames import ITEM_COST, Cancel, Credit, End, Failure, Item, Register, Reply, Request, Subscribe
+from p2p.bus.frames import (
+    ITEM_COST,
+    Cancel,
+    Credit,
+    End,
+    Failure,
+    Item,
+    Part,
+    Register,
+    Reply,
+    Request,
+    Subscribe,
+)
 from p2p.bus.outbox import SEND_AHEAD_BYTES, Outbox
 
 if TYPE_CHECKING:
@@ -31,7 +49,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from p2p.bus.api import Caller
+    from p2p.bus.bounds import Work
     from p2p.bus.frames import Frame
+    from p2p.bus.outbox import Channel
 
 MAX_CALLS = 256
 """Calls in flight, each way."""
@@ -46,6 +66,27 @@ FRAMES_AT_A_TIME = 64
 _RECEIVE_BYTES = 64 * 1024
 
 _log = structlog.get_logger("p2p.bus")
+
+
+class NotSent(BusClosed):
+    """The line ended before anything of the call was sent."""
+
+
+class LineRules(msgspec.Struct, frozen=True):
+    """How much one end lets the other do."""
+
+    answers: bool = True
+    """Whether the other end may call; if not, a request of it breaks the rules."""
+    streams: bool = True
+    """Whether the other end may make streaming calls."""
+    piece_bytes: int = MAX_BODY_BYTES
+    """Longest body of an answer in one frame; longer ones go in parts, so that others come between."""
+    ahead_bytes: int = SEND_AHEAD_BYTES
+    """Bytes waiting to be sent above which senders wait."""
+    patience: float = math.inf
+    """Seconds in which the other end has to take some of what waits to be sent."""
+    trusted: bool = True
+    """Whether what the other end does wrong is worth a warning; a stranger decides how often it does."""
 
 
 class LineOwner(Protocol):
@@ -76,12 +117,28 @@ class _Pending:
         self.ended = False
         self.window = WINDOW_BYTES if streaming else 0
         self._arrived: deque[bytes] = deque()
+        self._parts: list[bytes] = []
+        self._parts_bytes = 0
         self._error: BusError | None = None
         self._wake = trio.Event()
 
     def put(self, body: bytes) -> None:
         self._arrived.append(body)
         self._wake.set()
+
+    def put_part(self, body: bytes) -> None:
+        """Keep a piece of the answer."""
+        self._parts_bytes += len(body)
+        if self._parts_bytes > MAX_BODY_BYTES:
+            raise BadContent("an answer longer than any may be")
+        self._parts.append(body)
+
+    def whole(self, last: bytes) -> bytes:
+        """Return the answer, of which `last` is the last piece."""
+        if not self._parts:
+            return last
+        self.put_part(last)
+        return b"".join(self._parts)
 
     def end(self, error: BusError | None = None) -> None:
         if not self.ended:
@@ -104,9 +161,10 @@ class _Pending:
 class _Answering:
     """A request of the other end that we are answering."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, held: Held) -> None:
         self.scope = trio.CancelScope()
         self.size = len(request.body)
+        self.held = held
         self.credit = request.credit
         self.more_credit = trio.Event()
 
@@ -118,19 +176,27 @@ class Line:
         stream: the connection; the line closes it.
         owner: answers what arrives.
         name: who is at the other end, for logs and errors.
-        reader: the stream's frames so far, where a handshake came first.
+        reader: the stream's frames so far, where a handshake came first; it bounds their size.
+        rules: what the other end may do.
+        works: what its calls, their requests and their answers count against, beside the line's own bounds.
     """
 
     def __init__(
         self,
-        stream: trio.abc.Stream,
+        stream: Channel,
         owner: LineOwner,
         *,
         name: str,
         reader: frames.FrameReader | None = None,
+        rules: LineRules = LineRules(),  # noqa: B008 - frozen
+        works: tuple[Work, ...] = (),
     ) -> None:
         self.name = name
         self.closed = trio.Event()
+        self.failure: Exception | None = None
+        """What ended the line, where it was not one of the ends."""
+        self._rules = rules
+        self._works = works
         self._stream = stream
         self._owner = owner
         self._reader = reader or frames.FrameReader()
@@ -141,7 +207,7 @@ class Line:
         self._answering: dict[int, _Answering] = {}
         self._highest_asked = -1
         self._request_bytes = 0
-        self._outbox = Outbox(stream)
+        self._outbox = Outbox(stream, ahead=rules.ahead_bytes, patience=rules.patience)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed.is_set() else "open"
@@ -151,6 +217,11 @@ class Line:
     def backlog(self) -> int:
         """Return how many bytes wait to be sent."""
         return self._outbox.size
+
+    @property
+    def calls(self) -> int:
+        """Return how many calls of this end wait for their answers."""
+        return len(self._pending)
 
     async def run(self) -> None:
         """Serve until either end closes. Raises nothing of its own."""
@@ -163,7 +234,9 @@ class Line:
                     self._end()
                     self._nursery.cancel_scope.cancel()
                     # Here, so that the other end need not wait for handlers that take their time to stop.
-                    await trio.aclose_forcefully(self._stream)
+                    with trio.CancelScope() as at_once:
+                        at_once.cancel()
+                        await self._stream.aclose()
         finally:
             self._end()
 
@@ -189,12 +262,20 @@ class Line:
         self.send_nowait(make(request_id))
         return request_id
 
-    async def call(self, address: str, body: bytes, *, caller: Caller | None = None) -> bytes:
-        """Call the other end; it is told the effective deadline. Raises BusError."""
+    async def call(
+        self, address: str, body: bytes, *, caller: Caller | None = None, acting: str = ""
+    ) -> bytes:
+        """Call the other end, which is told the effective deadline. Raises BusError.
+
+        Args:
+            caller: who calls, said by a node to its own child process.
+            acting: which of this end's identities calls; empty for the one that the session proved.
+        """
         request_id = self._new_id(len(self._pending))
         pending = self._pending[request_id] = _Pending(streaming=False)
         deadline = trio.current_effective_deadline()
-        request = Request(request_id, address, body, timeout_ms=milliseconds_until(deadline), caller=caller)
+        told = milliseconds_until(deadline)
+        request = Request(request_id, address, body, timeout_ms=told, caller=caller, acting=acting)
         try:
             await self.send(request)
             reply = await pending.take()
@@ -205,7 +286,13 @@ class Line:
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, address: str, body: bytes, *, deadline: float = math.inf, caller: Caller | None = None
+        self,
+        address: str,
+        body: bytes,
+        *,
+        deadline: float = math.inf,
+        caller: Caller | None = None,
+        acting: str = "",
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Make a streaming call; the other end is told the nearer of `deadline` and the effective one."""
         request_id = self._new_id(len(self._pending))
@@ -218,6 +305,7 @@ class Line:
             timeout_ms=milliseconds_until(min(deadline, trio.current_effective_deadline())),
             credit=WINDOW_BYTES,
             caller=caller,
+            acting=acting,
         )
         try:
             with trio.CancelScope(deadline=deadline):
@@ -236,11 +324,11 @@ class Line:
     # Sending.
 
     async def send(self, frame: Frame) -> None:
-        """Send a message; waits while too much waits already. Raises BusClosed."""
-        if self._outbox.size >= SEND_AHEAD_BYTES:
+        """Send a message; waits while too much waits already. Raises NotSent."""
+        if self._outbox.size >= self._rules.ahead_bytes:
             await self._outbox.room()
         if self.closed.is_set():
-            raise BusClosed(self._closed_text())
+            raise NotSent(self._closed_text())
         self.send_nowait(frame)
 
     def send_nowait(self, frame: Frame) -> None:
@@ -249,12 +337,15 @@ class Line:
             return
         self._outbox.put(frames.encode(frame))
         if self._outbox.size > SEND_LIMIT_BYTES:
-            _log.warning("the other end of the bus does not read; dropped", other=self.name)
+            self._complain("the other end of the bus does not read; dropped")
             self.drop()
 
     async def _write(self) -> None:
         try:
             await self._outbox.run()
+        except BusClosed as error:
+            self._complain("the other end of the bus does not read; dropped", error)
+            self.drop()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.drop()
 
@@ -274,13 +365,21 @@ class Line:
                     return
                 self._reader.feed(data)
         except BadContent as error:
-            _log.warning(
-                "the other end of the bus broke its rules; dropped", other=self.name, error=str(error)
-            )
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return
+            self._complain("the other end of the bus broke its rules; dropped", error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.failure = error.__cause__ if isinstance(error.__cause__, Exception) else error
+
+    def _complain(self, what: str, error: Exception | None = None) -> None:
+        self.failure = error
+        say = _log.warning if self._rules.trusted else _log.debug
+        say(what, other=self.name, **({} if error is None else {"error": str(error)}))
 
     def _receive(self, frame: Frame) -> None:
+        if isinstance(frame, Reply | Part | Item | End | Failure):
+            self._receive_answer(frame)
+            return
+        if not self._rules.answers:
+            raise BadContent(f"a {type(frame).__name__} where only answers are awaited")
         if isinstance(frame, Request | Register | Subscribe):
             if frame.id <= self._highest_asked:
                 raise BadContent("a request's id was used before")
@@ -288,8 +387,6 @@ class Line:
         match frame:
             case Request():
                 self._start(frame)
-            case Reply() | Item() | End() | Failure():
-                self._receive_answer(frame)
             case Cancel():
                 answering = self._answering.get(frame.id)
                 if answering is not None:
@@ -302,7 +399,7 @@ class Line:
             case _:
                 self._owner.receive(frame)
 
-    def _receive_answer(self, frame: Reply | Item | End | Failure) -> None:
+    def _receive_answer(self, frame: Reply | Part | Item | End | Failure) -> None:
         if frame.id >= self._next_id:
             raise BadContent("an answer to what was never asked")
         answered = self._notices.get(frame.id)
@@ -319,8 +416,10 @@ class Line:
             case End() if pending.streaming:
                 pending.end()
             case Reply() if not pending.streaming:
-                pending.put(frame.body)
+                pending.put(pending.whole(frame.body))
                 pending.end()
+            case Part() if not pending.streaming:
+                pending.put_part(frame.body)
             case Item() if pending.streaming:
                 if pending.window <= 0:
                     raise BadContent("an item beyond its credit")
@@ -333,17 +432,26 @@ class Line:
     # Calls of the other end.
 
     def _start(self, request: Request) -> None:
-        too_much = self._request_bytes + len(request.body) > MAX_REQUEST_BYTES
-        if len(self._answering) >= MAX_CALLS or too_much:
-            busy = Busy(
-                f"{MAX_CALLS} calls, or {MAX_REQUEST_BYTES} bytes of them, are in work on this connection"
-            )
-            self.send_nowait(frames.failure(request.id, busy))
+        held = Held(*self._works)
+        try:
+            self._admit(request, held)
+        except BusError as refusal:
+            self.send_nowait(frames.failure(request.id, refusal))
             return
-        answering = self._answering[request.id] = _Answering(request)
+        answering = self._answering[request.id] = _Answering(request, held)
         self._request_bytes += answering.size
         assert self._nursery is not None
         self._nursery.start_soon(self._answer, request, answering)
+
+    def _admit(self, request: Request, held: Held) -> None:
+        too_much = self._request_bytes + len(request.body) > MAX_REQUEST_BYTES
+        if len(self._answering) >= MAX_CALLS or too_much:
+            raise Busy(
+                f"{MAX_CALLS} calls, or {MAX_REQUEST_BYTES} bytes of them, are in work on this connection"
+            )
+        if request.streaming and not self._rules.streams:
+            raise BadContent("a streaming call has to be made on a stream of its own")
+        held.take(calls=1, size=len(request.body))
 
     async def _answer(self, request: Request, answering: _Answering) -> None:
         try:
@@ -353,7 +461,9 @@ class Line:
                         await self._answer_stream(request, answering)
                         await self.send(End(request.id))
                     else:
-                        await self.send(Reply(request.id, await self._owner.answer(request)))
+                        body = await self._owner.answer(request)
+                        answering.held.take(size=len(body))
+                        await self._send_reply(request.id, body)
                 except BusError as error:
                     await self.send(frames.failure(request.id, error))
         except BusClosed:
@@ -361,6 +471,14 @@ class Line:
         finally:
             del self._answering[request.id]
             self._request_bytes -= answering.size
+            answering.held.give_back()
+
+    async def _send_reply(self, request_id: int, body: bytes) -> None:
+        at, size = 0, self._rules.piece_bytes
+        while len(body) - at > size:
+            await self.send(Part(request_id, body[at : at + size]))
+            at += size
+        await self.send(Reply(request_id, body[at:] if at else body))
 
     async def _answer_stream(self, request: Request, answering: _Answering) -> None:
         async with self._owner.answer_stream(request) as items:
@@ -375,7 +493,7 @@ class Line:
 
     def _new_id(self, in_flight: int) -> int:
         if self.closed.is_set():
-            raise BusClosed(self._closed_text())
+            raise NotSent(self._closed_text())
         if in_flight >= MAX_CALLS:
             raise Busy(f"{MAX_CALLS} calls to {self.name} are in flight already")
         self._next_id += 1
@@ -399,7 +517,8 @@ class Line:
             answered(BusClosed(self._closed_text()))
 
     def _closed_text(self) -> str:
-        return f"the bus connection to {self.name} has ended"
+        why = "" if self.failure is None or not str(self.failure) else f": {self.failure}"
+        return f"the bus connection to {self.name} has ended{why}"
 
 
 class _Incoming:

@@ -1,36 +1,39 @@
-"""`PeerBus`: the bus between nodes, one overlay stream a call.
+"""`PeerBus`: the bus between nodes.
 
-The caller opens a stream, sends a Request and keeps its side open; the far end sends a Reply, or Items and an
-End, or a Failure, and both close. Whoever breaks the stream off ends the call: a caller that gives up resets,
-and the handler there is cancelled. Flow control is the stream's own. The caller is whom the session proved
-(`stream.peer`); what a frame says about it is ignored.
+Small calls share a control stream for each peer and direction: opened by the first call, many calls at once on it
+(`p2p.bus.line`), closed when it was idle. Streaming calls and large bodies have streams of their own (`p2p.bus.lone`),
+so that on the control stream nothing is ever behind much else; large answers go in parts, others between them.
 
-A peer that cannot be reached, or speaks no bus, gives NoEndpoint with the reason: SDKs look for its words
-("endpoint address not found") to decide whether to try again, and for them a provider that vanished and a
-service that vanished are one thing. A session that dies under a call gives BusClosed: whether the call was
-carried out is then unknown, so nothing here repeats it.
+The caller is whom the session proved (`stream.peer`), or an alias that it has proven and that the call selects. A peer
+that cannot be reached, or speaks no bus, gives NoEndpoint with the reason: SDKs look for its words ("endpoint address
+not found") to decide whether to try again, and for them a provider that vanished and a service that vanished are one
+thing. A session that dies under a call gives BusClosed: whether the call was carried out is then unknown, so
+nothing here repeats it. A call of which nothing was sent is tried once more.
 
-Bounds, against hostile peers: calls in work per peer and in all (`Busy`), bytes of their requests per peer and in
-all (`Busy`, before they are read), seconds to say a request and to take an answer.
+Bounds, against hostile peers: control streams of a peer, calls in work per peer and in all (`Busy`), bytes of their
+requests per peer and in all (`Busy`, before they are read), seconds to say a request and to take an answer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
 
-from p2p.bus import frames
-from p2p.bus.api import BadContent, BusClosed, BusError, Busy, Caller, NoEndpoint, net_address
+from p2p.bus import lone
+from p2p.bus.api import BadContent, BusClosed, Caller, NoEndpoint, RemoteError, net_address
+from p2p.bus.bounds import Held, Work
 from p2p.bus.endpoints import milliseconds_until, timed_out
-from p2p.bus.frames import End, Failure, FrameReader, Item, Reply, Request
+from p2p.bus.frames import FrameReader, Request
+from p2p.bus.line import Line, LineRules, NotSent
 from p2p.overlay import OverlayError, PeerUnreachable, ProtocolRefused, protocol_id
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from p2p.bus.frames import Frame
     from p2p.bus.router import LocalBus
@@ -38,24 +41,41 @@ if TYPE_CHECKING:
     from p2p.overlay import Overlay, Stream
 
 PROTOCOL: Final = "bus"
+"""The control stream."""
+LONE_PROTOCOL: Final = "bus/lone"
+"""A stream for one call."""
 VERSION: Final = 1
 
-MAX_CALLS_PER_PEER: Final = 64
+LARGE_BYTES: Final = 32 * 1024
+"""A request's body beyond this goes on a stream of its own, an answer's in parts of this size."""
+MAX_CONTROL_FRAME_BYTES: Final = LARGE_BYTES + 32 * 1024
+"""Largest frame on a control stream: a body, or the longest error, and what tells them apart."""
+AHEAD_BYTES: Final = 128 * 1024
+"""Bytes that wait to be sent on a control stream above which answers wait: the way of a small one past large ones."""
+IDLE_SECONDS: Final = 300.0
+"""A control stream without calls for so long, or up to twice as long, is closed."""
+
+MAX_LINES_PER_PEER: Final = 4
+"""Control streams of one peer; it needs one, and another while the first breaks."""
+MAX_CALLS_PER_PEER: Final = 256
 """Calls of one peer that are in work at a time."""
-MAX_CALLS: Final = 1024
+MAX_CALLS: Final = 4096
 """Calls of all peers that are in work at a time."""
 MAX_BYTES_PER_PEER: Final = 32 * 1024 * 1024
 """Bytes of one peer's requests that are held at a time."""
 MAX_BYTES: Final = 256 * 1024 * 1024
 """Bytes of all peers' requests that are held at a time."""
-REQUEST_TIMEOUT: Final = 30.0
-"""Seconds for a request to arrive once its stream is open."""
-ANSWER_TIMEOUT: Final = 60.0
-"""Seconds for an answer to be taken. Items of a streaming call may take as long as the caller likes."""
-CLOSE_TIMEOUT: Final = 10.0
-"""Seconds for a stream to close once its call has ended."""
 MAX_CALL_SECONDS: Final = 3600.0
 """Longest that a peer's call is worked on, whatever it asks for. Streaming calls have no such end."""
+
+_CALLING = LineRules(answers=False, ahead_bytes=AHEAD_BYTES, patience=lone.ANSWER_TIMEOUT, trusted=False)
+_ANSWERING = LineRules(
+    streams=False,
+    piece_bytes=LARGE_BYTES,
+    ahead_bytes=AHEAD_BYTES,
+    patience=lone.ANSWER_TIMEOUT,
+    trusted=False,
+)
 
 _log = structlog.get_logger("p2p.bus")
 
@@ -71,275 +91,289 @@ class PeerBus:
     def __init__(self, overlay: Overlay, bus: LocalBus) -> None:
         self._overlay = overlay
         self._bus = bus
-        self._protocol = protocol_id(overlay.network, PROTOCOL, VERSION)
-        self._work = _Work(MAX_CALLS, MAX_BYTES)
-        self._work_of: dict[str, _Work] = {}
+        self._control = protocol_id(overlay.network, PROTOCOL, VERSION)
+        self._lone = protocol_id(overlay.network, LONE_PROTOCOL, VERSION)
+        self._lines: dict[str, _Way] = {}
+        self._nursery: trio.Nursery | None = None
+        self._work = Work(MAX_CALLS, MAX_BYTES)
+        self._callers: dict[str, _PeerCaller] = {}
 
     def __repr__(self) -> str:
-        return f"<PeerBus of {self._bus.node_id}, {self._work.calls} calls in, of {len(self._work_of)} peers>"
+        return (
+            f"<PeerBus of {self._bus.node_id}, {self._work.calls} calls in, of {len(self._callers)} peers, "
+            f"{len(self._lines)} lines out>"
+        )
 
-    def start(self) -> None:
-        """Serve peers' calls, and take the node's calls to peers. The tasks are the overlay's."""
-        self._overlay.serve(self._protocol, self._serve)
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[PeerBus]:
+        """Serve peers' calls, and take the node's calls to peers, while the block is open."""
+        self._overlay.serve(self._control, self._serve_line)
+        self._overlay.serve(self._lone, self._serve_lone)
         self._bus.attach_peers(self)
+        async with trio.open_nursery() as self._nursery:
+            try:
+                yield self
+            finally:
+                nursery, self._nursery = self._nursery, None
+                nursery.cancel_scope.cancel()
 
     # Calls of ours.
 
-    async def call(self, peer: str, address: str, body: bytes) -> bytes:
-        deadline = trio.current_effective_deadline()
-        stream = await self._ask(peer, Request(0, address, body, timeout_ms=milliseconds_until(deadline)))
-        ended = False
+    async def call(self, peer: str, address: str, body: bytes, *, acting: str = "") -> bytes:
+        if len(body) > LARGE_BYTES:
+            told = milliseconds_until(trio.current_effective_deadline())
+            stream = await self._open(peer, address, self._lone)
+            await lone.ask(
+                stream, Request(0, address, body, timeout_ms=told, acting=acting), _as_called(peer, address)
+            )
+            return await lone.hear(stream, _as_called(peer, address))
+        line = await self._line_to(peer, address)
         try:
-            answer = await _receive(stream, FrameReader(), address)
-            ended = isinstance(answer, Reply | Failure)
-        finally:
-            await _finish(stream, ended)
-        if isinstance(answer, Failure):
-            raise frames.error_of(answer)
-        if not isinstance(answer, Reply):
-            raise BadContent(f"{peer} answered {address} with a {type(answer).__name__}")
-        return answer.body
+            try:
+                return await line.call(address, body, acting=acting)
+            except NotSent:
+                line = await self._line_to(
+                    peer, address
+                )  # once: a peer that ends each at once is none to call
+                return await line.call(address, body, acting=acting)
+        except BusClosed as error:
+            if line.closed.is_set():
+                _raise_better(line, _as_called(peer, address))
+            raise error
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, peer: str, address: str, body: bytes, *, deadline: float
+        self, peer: str, address: str, body: bytes, *, deadline: float, acting: str = ""
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         told = milliseconds_until(min(deadline, trio.current_effective_deadline()))
+        request = Request(0, address, body, streaming=True, timeout_ms=told, acting=acting)
         stream: Stream | None = None
         with trio.CancelScope(deadline=deadline):
-            stream = await self._ask(peer, Request(0, address, body, streaming=True, timeout_ms=told))
+            opened = await self._open(peer, address, self._lone)
+            await lone.ask(opened, request, _as_called(peer, address))
+            stream = opened
         if stream is None:
             raise timed_out(_as_called(peer, address))
-        items = _Items(stream, address)
+        items = lone.LoneItems(stream, _as_called(peer, address))
         try:
             yield items
         finally:
-            await _finish(stream, items.ended)
+            await lone.finish(stream, items.ended)
 
-    async def _ask(self, peer: str, request: Request) -> Stream:
-        called = _as_called(peer, request.address)
-        stream = await self._open(peer, called)
+    async def _open(self, peer: str, address: str, protocol: str, *, again: bool = True) -> Stream:
+        called = _as_called(peer, address)
         try:
-            await stream.send_all(frames.encode(request))
-        except BaseException as error:
-            stream.reset()
-            if isinstance(error, OverlayError):
-                raise BusClosed(
-                    f"the session with {peer} broke while {called} was called: {error}"
-                ) from error
-            raise
-        return stream
-
-    async def _open(self, peer: str, called: str, *, again: bool = True) -> Stream:
-        try:
-            return await self._overlay.open_stream(cast("NodeId", peer), self._protocol)
+            return await self._overlay.open_stream(peer, protocol)
         except PeerUnreachable as error:
             raise NoEndpoint(called, f"the peer cannot be reached: {error}") from error
         except ProtocolRefused as error:
-            raise NoEndpoint(
-                called, f"the peer speaks no bus of this network and version: {error}"
-            ) from error
+            raise lone.no_bus(called, error) from error
         except OverlayError as error:
             if not again:
                 raise BusClosed(
                     f"the session with {peer} broke before {called} was called: {error}"
                 ) from error
         # The session had died unnoticed. Nothing was said on it yet, so that a second try repeats nothing.
-        return await self._open(peer, called, again=False)
+        return await self._open(peer, address, protocol, again=False)
+
+    async def _line_to(self, peer: str, address: str) -> Line:
+        """Return the line to `peer`, opened if there is none; calls made meanwhile wait for the same one."""
+        way = self._lines.get(peer)
+        if way is None:
+            way = self._lines[peer] = _Way()
+        if way.line is not None and not way.line.closed.is_set() and self._leads_to(way, peer):
+            way.used = True
+            return way.line
+        way.waiting += 1
+        try:
+            async with way.lock:
+                if way.line is None or way.line.closed.is_set() or not self._leads_to(way, peer):
+                    stream = await self._open(peer, address, self._control)
+                    way.leads_to = stream.peer
+                    way.line = self._start_line(stream, peer, way, address)
+                way.used = True
+                return way.line
+        finally:
+            way.waiting -= 1
+            self._forget_unused(peer, way)
+
+    def _start_line(self, stream: Stream, peer: str, way: _Way, address: str) -> Line:
+        if self._nursery is None:
+            stream.reset()
+            raise NoEndpoint(_as_called(peer, address), "this node is shutting down")
+        line = Line(_Channel(stream), _Deaf(), name=peer, reader=_reader(), rules=_CALLING)
+        self._nursery.start_soon(self._run_line, line, peer, way)
+        return line
+
+    async def _run_line(self, line: Line, peer: str, way: _Way) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_when_idle, line, way)
+            await line.run()
+            nursery.cancel_scope.cancel()
+        if way.line is line:
+            way.line = None
+        self._forget_unused(peer, way)
+
+    def _forget_unused(self, peer: str, way: _Way) -> None:
+        if way.line is None and not way.waiting and self._lines.get(peer) is way:
+            del self._lines[peer]
+
+    def _leads_to(self, way: _Way, peer: str) -> bool:
+        """Return whether a line is to who speaks for `peer` now: an alias may have expired, or moved."""
+        return way.leads_to == peer or (
+            way.leads_to is not None and peer in self._overlay.aliases_of(way.leads_to)
+        )
 
     # Calls of peers.
 
-    async def _serve(self, stream: Stream) -> None:
-        of_peer = self._work_of.setdefault(stream.peer, _Work(MAX_CALLS_PER_PEER, MAX_BYTES_PER_PEER))
-        held = _Held((of_peer, self._work))
-        try:
-            held.take(calls=1)
-            await self._converse(stream, held)
-        except Busy as refusal:
-            await _refuse(stream, refusal)
-        except OverlayError:
-            pass  # the caller is gone; there is nobody to tell
-        except BadContent as error:
-            # At debug, since a hostile peer decides how often.
-            _log.debug("a peer's call was no call", peer=stream.peer, error=str(error))
-            stream.reset()
-        finally:
-            held.give_back()
-            if not of_peer.calls:
-                self._work_of.pop(stream.peer, None)
-
-    async def _converse(self, stream: Stream, held: _Held) -> None:
-        request: Frame | None = None
-        with trio.move_on_after(REQUEST_TIMEOUT):
-            request = await _receive_request(stream, held)
-        if not isinstance(request, Request):
-            raise BadContent(
-                "no request came in time" if request is None else "it did not begin with a request"
-            )
-        answered = False
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, stream, nursery.cancel_scope)
-            answered = await self._answer(stream, request)
-            nursery.cancel_scope.cancel()
-        await _finish(stream, answered)
-
-    async def _answer(self, stream: Stream, request: Request) -> bool:
-        """Answer, and return whether the caller got all of it."""
-        caller = Caller(node_id=stream.peer, local=False)
-        try:
+    async def _serve_line(self, stream: Stream) -> None:
+        with self._serving(stream.peer) as caller:
+            if caller.lines >= MAX_LINES_PER_PEER:
+                stream.reset()
+                return
+            caller.lines += 1
             try:
-                if request.streaming:
-                    await self._send_items(stream, request, caller)
-                    last: Frame = End(0)
-                else:
-                    timeout = min(MAX_CALL_SECONDS, math.inf if request.timeout is None else request.timeout)
-                    body = await self._bus.call_as(caller, request.address, request.body, timeout=timeout)
-                    last = Reply(0, body)
-            except BusError as error:
-                last = frames.failure(0, error)
-            with trio.move_on_after(ANSWER_TIMEOUT):
-                await stream.send_all(frames.encode(last))
-                return True
-        except OverlayError:
-            pass  # the caller is gone; there is nobody to tell
-        return False
+                works = (caller.work, self._work)
+                channel = _Channel(stream)
+                line = Line(
+                    channel, caller, name=stream.peer, reader=_reader(), rules=_ANSWERING, works=works
+                )
+                await line.run()
+            finally:
+                caller.lines -= 1
 
-    async def _send_items(self, stream: Stream, request: Request, caller: Caller) -> None:
-        async with self._bus.stream_as(
-            caller, request.address, request.body, timeout=request.timeout
-        ) as items:
-            async for body in items:
-                await stream.send_all(frames.encode(Item(0, body)))
+    async def _serve_lone(self, stream: Stream) -> None:
+        with self._serving(stream.peer) as caller:
+            held = Held(caller.work, self._work)
+            try:
+                await lone.serve(stream, caller, held)
+            except OverlayError:
+                pass  # the caller is gone; there is nobody to tell
+            except BadContent as error:
+                # At debug, since a hostile peer decides how often.
+                _log.debug("a peer's call was no call", peer=stream.peer, error=str(error))
+                stream.reset()
+            finally:
+                held.give_back()
 
-
-class _Items:
-    """The items of a streaming call, read from the stream as they are asked for."""
-
-    def __init__(self, stream: Stream, address: str) -> None:
-        self.ended = False
-        self._stream = stream
-        self._address = address
-        self._reader = FrameReader()
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self.ended:
-            raise StopAsyncIteration
-        frame = await _receive(self._stream, self._reader, self._address)
-        match frame:
-            case Item():
-                return frame.body
-            case End():
-                self.ended = True
-                raise StopAsyncIteration
-            case Failure():
-                self.ended = True
-                raise frames.error_of(frame)
-        raise BadContent(f"{self._stream.peer} answered {self._address} with a {type(frame).__name__}")
+    @contextlib.contextmanager
+    def _serving(self, peer: NodeId) -> Iterator[_PeerCaller]:
+        caller = self._callers.get(peer)
+        if caller is None:
+            caller = self._callers[peer] = _PeerCaller(peer, self._bus, self._overlay)
+        caller.streams += 1
+        try:
+            yield caller
+        finally:
+            caller.streams -= 1
+            if not caller.streams:
+                self._callers.pop(peer, None)
 
 
-class _Work:
-    """How much is in work, and how much may be."""
+class _Way:
+    """The line to one peer, and whoever waits for it."""
 
-    def __init__(self, max_calls: int, max_bytes: int) -> None:
-        self.max_calls = max_calls
-        self.max_bytes = max_bytes
-        self.calls = 0
-        self.bytes = 0
-
-
-class _Held:
-    """What one call takes of the bounds that it counts against."""
-
-    def __init__(self, works: tuple[_Work, ...]) -> None:
-        self._works = works
-        self._calls = 0
-        self._bytes = 0
-
-    def take(self, *, calls: int = 0, size: int = 0) -> None:
-        """Take so much more of each. Raises Busy, and takes nothing."""
-        for work in self._works:
-            if work.calls + calls > work.max_calls:
-                raise Busy(f"{work.max_calls} calls are in work here already; try again later")
-            if work.bytes + size > work.max_bytes:
-                raise Busy(f"{work.max_bytes} bytes of calls are in work here already; try again later")
-        for work in self._works:
-            work.calls += calls
-            work.bytes += size
-        self._calls += calls
-        self._bytes += size
-
-    def give_back(self) -> None:
-        """Give back all that was taken."""
-        for work in self._works:
-            work.calls -= self._calls
-            work.bytes -= self._bytes
-        self._calls = self._bytes = 0
+    def __init__(self) -> None:
+        self.line: Line | None = None
+        self.leads_to: NodeId | None = None
+        self.lock = trio.Lock()
+        self.waiting = 0
+        self.used = False
 
 
-async def _receive(stream: Stream, reader: FrameReader, address: str) -> Frame:
-    """Return the next frame of an answer. Raises BusClosed or BadContent."""
-    try:
-        while (frame := reader.next_frame()) is None:
-            data = await stream.receive_some()
-            if not data:
-                raise BusClosed(f"{stream.peer} ended the call of {address} without an answer")
-            reader.feed(data)
-    except OverlayError as error:
-        raise BusClosed(
-            f"the session with {stream.peer} broke before {address} was answered: {error}"
-        ) from error
-    return frame
+class _PeerCaller:
+    """A peer that calls, and how much of its calls is in work. A `LineOwner`."""
 
+    def __init__(self, peer: NodeId, bus: LocalBus, overlay: Overlay) -> None:
+        self.work = Work(MAX_CALLS_PER_PEER, MAX_BYTES_PER_PEER)
+        self.lines = 0
+        self.streams = 0
+        self._peer = peer
+        self._caller = Caller(node_id=peer, local=False)
+        self._bus = bus
+        self._overlay = overlay
 
-async def _receive_request(stream: Stream, held: _Held) -> Frame:
-    """Return the first frame; its bytes are taken of the bounds as soon as its length is known."""
-    reader = FrameReader()
-    announced: int | None = None
-    while (frame := reader.next_frame()) is None:
-        if announced is None and (announced := reader.announced) is not None:
-            held.take(size=announced)
-        data = await stream.receive_some()
-        if not data:
-            raise BadContent("the stream ended within its request")
-        reader.feed(data)
-    if announced is None:
-        held.take(size=len(frame.body) if isinstance(frame, Request) else 0)
-    return frame
+    async def answer(self, request: Request) -> bytes:
+        timeout = min(MAX_CALL_SECONDS, math.inf if request.timeout is None else request.timeout)
+        return await self._bus.call_as(self._who(request), request.address, request.body, timeout=timeout)
 
+    def answer_stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        return self._bus.stream_as(self._who(request), request.address, request.body, timeout=request.timeout)
 
-async def _finish(stream: Stream, ended: bool) -> None:
-    """Close a stream whose call has ended; break off one whose call has not, or that does not close."""
-    closed = False
-    try:
-        if ended:
-            with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(OverlayError):
-                await stream.aclose()
-                closed = True
-    finally:
-        if not closed:
-            stream.reset()
+    def receive(self, frame: Frame) -> None:
+        raise BadContent(f"a {type(frame).__name__} has no place between nodes")
 
-
-async def _watch(stream: Stream, scope: trio.CancelScope) -> None:
-    """Cancel `scope` when the caller breaks off, which is all that may come after its request."""
-    try:
-        if await stream.receive_some(1):
-            stream.reset()
-    except OverlayError:
+    def ended(self) -> None:
         pass
-    scope.cancel()
+
+    def _who(self, request: Request) -> Caller:
+        acting = request.acting
+        if not acting or acting == self._peer:
+            return self._caller
+        if acting not in self._overlay.aliases_of(self._peer):
+            raise RemoteError("forbidden", f"{self._peer} has not proven that it may act as {acting}")
+        return Caller(node_id=acting, local=False)
 
 
-async def _refuse(stream: Stream, refusal: Busy) -> None:
-    """Say why, and let the caller finish its sentence: it listens only when it has sent all."""
-    with trio.move_on_after(REQUEST_TIMEOUT), contextlib.suppress(OverlayError):
-        await stream.send_all(frames.encode(frames.failure(0, refusal)))
-        while await stream.receive_some():
-            pass
-    stream.reset()
+class _Deaf:
+    """The owner of a line on which this end calls, and the other does not."""
+
+    async def answer(self, request: Request) -> bytes:
+        raise AssertionError("the line takes no calls")
+
+    def answer_stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        raise AssertionError("the line takes no calls")
+
+    def receive(self, frame: Frame) -> None:
+        raise BadContent(f"a {type(frame).__name__} has no place between nodes")
+
+    def ended(self) -> None:
+        pass
+
+
+class _Channel:
+    """A stream of the overlay as a line takes it: its errors are trio's, and closing it breaks it off."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        send_now = getattr(stream, "send_now", None)
+        if send_now is not None:
+            self.send_now = send_now
+
+    async def send_all(self, data: bytes) -> None:
+        try:
+            await self._stream.send_all(data)
+        except OverlayError as error:
+            raise trio.BrokenResourceError(str(error)) from error
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        try:
+            return await self._stream.receive_some(max_bytes)
+        except OverlayError as error:
+            raise trio.BrokenResourceError(str(error)) from error
+
+    async def aclose(self) -> None:
+        self._stream.reset()
+
+
+def _reader() -> FrameReader:
+    return FrameReader(MAX_CONTROL_FRAME_BYTES)
+
+
+async def _end_when_idle(line: Line, way: _Way) -> None:
+    while line.calls or (way.used and way.line is line):
+        way.used = False
+        await trio.sleep(IDLE_SECONDS)
+    line.drop()
+
+
+def _raise_better(line: Line, called: str) -> None:
+    """Raise what says better than BusClosed why a line of ours has ended, if anything does."""
+    failure = line.failure
+    if isinstance(failure, ProtocolRefused):
+        raise lone.no_bus(called, failure) from failure
+    if isinstance(failure, BadContent):
+        raise BadContent(f"{called} was not answered in the bus's form: {failure}") from failure
 
 
 def _as_called(peer: str, address: str) -> str:

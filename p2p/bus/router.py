@@ -52,8 +52,11 @@ _OUTCOMES = {
 class PeerCaller(Protocol):
     """Carries calls to peers."""
 
-    async def call(self, peer: str, address: str, body: bytes) -> bytes:
+    async def call(self, peer: str, address: str, body: bytes, *, acting: str = "") -> bytes:
         """Call `address` (`/public/...`) at `peer`; the far end is told the effective deadline.
+
+        Args:
+            acting: which of this node's identities calls; empty for its main one.
 
         Raises:
             NoEndpoint: the peer cannot be reached, or does not serve the address.
@@ -62,7 +65,7 @@ class PeerCaller(Protocol):
         ...
 
     def stream(
-        self, peer: str, address: str, body: bytes, *, deadline: float
+        self, peer: str, address: str, body: bytes, *, deadline: float, acting: str = ""
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Make a streaming call; the far end is told `deadline`, in trio's time."""
         ...

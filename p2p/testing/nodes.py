@@ -80,12 +80,11 @@ async def memory_node(
     key = PrivateKey.generate(entropy)
     overlay = network.overlay(key)
     bus = LocalBus(key.node_id)
-    PeerBus(overlay, bus).start()
     log = structlog.get_logger("test").bind(node=index)
     broadcast = GossipBroadcast(overlay, key, network.clock, entropy, log)
     database = InlineDatabase()
     try:
-        async with overlay.running(), broadcast.running():
+        async with overlay.running(), PeerBus(overlay, bus).running(), broadcast.running():
             yield NodeContext(
                 overlay=overlay,
                 bus=bus,

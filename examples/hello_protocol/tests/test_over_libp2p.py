@@ -30,8 +30,8 @@ async def node(folder: Path) -> AsyncIterator[NodeContext]:
     key = PrivateKey.generate(entropy)
     overlay = host.LibP2POverlay(key, "devnet", clock=clock, entropy=entropy)
     bus = LocalBus(key.node_id)
-    PeerBus(overlay, bus).start()
-    async with overlay.running(), open_database(folder / "node.sqlite3") as database:
+    peers = PeerBus(overlay, bus).running()
+    async with overlay.running(), peers, open_database(folder / "node.sqlite3") as database:
         yield NodeContext(
             overlay=overlay,
             bus=bus,

@@ -85,10 +85,9 @@ async def test_between_peers(autojump_clock: trio.testing.MockClock) -> None:
     network = MemoryNetwork(VirtualClock(), SeededEntropy(1), Link(latency=0.005))
     async with network.overlay(A).running() as a, network.overlay(B).running() as b:
         here, there = LocalBus(A), LocalBus(B)
-        PeerBus(a, here).start()
-        PeerBus(b, there).start()
-        called = net_address(B, "check")
-        await check_bus(serving=there, calling=here, called=called, caller=Caller(A, local=False))
+        async with PeerBus(a, here).running(), PeerBus(b, there).running():
+            called = net_address(B, "check")
+            await check_bus(serving=there, calling=here, called=called, caller=Caller(A, local=False))
 
 
 async def test_a_peer_calls_a_child_of_the_other_node(folder: Path) -> None:
@@ -96,10 +95,8 @@ async def test_a_peer_calls_a_child_of_the_other_node(folder: Path) -> None:
     network = MemoryNetwork(VirtualClock(), SeededEntropy(1), Link(latency=0.0))
     async with network.overlay(A).running() as a, network.overlay(B).running() as b:
         here, there = LocalBus(A), LocalBus(B)
-        PeerBus(a, here).start()
-        PeerBus(b, there).start()
         door = Door(there, f"{folder}/bus.sock", entropy=SeededEntropy(2))
-        async with door.running():
+        async with PeerBus(a, here).running(), PeerBus(b, there).running(), door.running():
             token = door.issue("activity", may_register=["/public/exeunit/activity"])
             async with connect(door.path, token) as child:
                 await check_bus(

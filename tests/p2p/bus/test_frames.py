@@ -42,7 +42,9 @@ messages: st.SearchStrategy[frames.Frame] = st.one_of(
         timeout_ms=st.none() | ids,
         credit=st.integers(0, 2**30),
         caller=st.none() | callers,
+        acting=st.just("") | texts,
     ),
+    st.builds(frames.Part, id=ids, body=bodies),
     st.builds(frames.Reply, id=ids, body=bodies),
     st.builds(frames.Item, id=ids, body=bodies),
     st.builds(frames.End, id=ids),
@@ -80,6 +82,24 @@ def test_any_cutting_gives_the_same_frames(sent: list[frames.Frame], data: st.Da
         stream = stream[size:]
     assert received == sent
     assert reader.announced is None
+
+
+@given(messages)
+def test_a_frame_is_canonical_whichever_way_it_is_encoded(frame: frames.Frame) -> None:
+    assert frames.encode(frame) == framed(codec.encode(frame))
+
+
+@given(st.builds(frames.Request, id=ids, address=texts, body=bodies, timeout_ms=ids), st.data())
+def test_only_the_canonical_form_of_a_call_is_one(frame: frames.Request, data: st.DataObject) -> None:
+    tree = codec.decode_tree(codec.encode(frame))
+    items = data.draw(st.permutations(list(tree.items())))
+    shuffled = cbor2.dumps(dict(items))
+    if shuffled == codec.encode(frame):
+        assert frames.decode(shuffled) == frame
+    else:
+        with pytest.raises(BadContent):
+            frames.decode(shuffled)
+    assert frames.decode(codec.encode(tree | {"new": 1})) == frame, "a later version may add fields"
 
 
 def test_the_largest_body_fits() -> None:

@@ -11,19 +11,33 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
-from p2p.bus import frames, peer
+from p2p.bus import frames, lone, peer
 from p2p.bus.api import (
     BadContent,
     BusClosed,
     BusError,
     BusTimeout,
     Busy,
+    Call,
     Caller,
     NoEndpoint,
     RemoteError,
     net_address,
 )
-from p2p.bus.frames import Cancel, End, Failure, Frame, FrameReader, Item, Reply, Request
+from p2p.bus.frames import (
+    Cancel,
+    End,
+    Failure,
+    Frame,
+    FrameReader,
+    Item,
+    Part,
+    Register,
+    Reply,
+    Request,
+    Welcome,
+)
+from p2p.bus.line import Line
 from p2p.bus.peer import PeerBus
 from p2p.bus.router import LocalBus
 from p2p.bus.testing import Probe
@@ -32,17 +46,19 @@ from p2p.identity import NodeId
 from p2p.overlay import StreamBroken, protocol_id
 from p2p.testing.clock import VirtualClock
 from p2p.testing.network import Link
-from p2p.testing.overlay import MemoryNetwork, MemoryOverlay
+from p2p.testing.overlay import MemoryNetwork
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from trio.testing import MockClock
 
-    from p2p.overlay import Stream
+    from p2p.overlay import Stream, StreamHandler
 
 A, B, C = (NodeId("0x" + digit * 40) for digit in "abc")
 BUS = protocol_id("devnet", "bus", 1)
+LONE = protocol_id("devnet", "bus/lone", 1)
+BOTH = (BUS, LONE)
 ADDRESS = net_address(B, "a")
 
 
@@ -55,17 +71,22 @@ class Net:
         self.here, self.there = LocalBus(A), LocalBus(B)
         self.probe = Probe()
         self.there.register("/public/a", self.probe)
-        PeerBus(self.a, self.here).start()
+        self.calling = PeerBus(self.a, self.here)
         self.serving = PeerBus(self.b, self.there)
-        self.serving.start()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Net]:
-        async with self.a.running(), self.b.running(), self.c.running():
+        overlays = self.a.running(), self.b.running(), self.c.running()
+        async with overlays[0], overlays[1], overlays[2], self.calling.running(), self.serving.running():
             yield self
 
-    async def raw(self, overlay: MemoryOverlay | None = None) -> RawCall:
-        return RawCall(await (overlay or self.c).open_stream(B, BUS))
+    async def raw(self, protocol: str = LONE) -> RawCall:
+        return RawCall(await self.c.open_stream(B, protocol))
+
+    def serve_raw(self, handler: StreamHandler) -> None:
+        """Have C answer calls by `handler`, on streams of both kinds."""
+        for protocol in BOTH:
+            self.c.serve(protocol, handler)
 
 
 class RawCall:
@@ -150,6 +171,7 @@ async def test_a_partition_is_a_timeout_and_then_not_found(autojump_clock: MockC
     net.network.stall(A, B, 3600)
     assert isinstance(await error_of(net.here, ADDRESS + "/Echo", timeout=5), BusTimeout)
     net.network.isolate(B)
+    await wait_all_tasks_blocked()
     error = await error_of(net.here, ADDRESS + "/Echo")
     assert isinstance(error, NoEndpoint)
     error = await error_of(net.here, ADDRESS + "/Echo", timeout=1)  # less than a dial takes
@@ -178,7 +200,7 @@ async def test_a_peer_that_answers_nonsense(
         await stream.send_all(answer)
         await stream.aclose()
 
-    net.c.serve(BUS, nonsense)
+    net.serve_raw(nonsense)
     address = net_address(C, "a") + "/M"
     if streaming:
         async with net.here.stream(address, b"") as items:
@@ -196,9 +218,9 @@ async def test_the_wrong_kind_of_answer(autojump_clock: MockClock, net: Net) -> 
         assert isinstance(request, Request)
         await raw.send(Reply(0) if request.streaming else End(0))
 
-    net.c.serve(BUS, contrary)
+    net.serve_raw(contrary)
     address = net_address(C, "a") + "/M"
-    with pytest.raises(BadContent, match="with a End"):
+    with pytest.raises(BadContent, match="a End is no answer"):
         await net.here.call(address, b"")
     with pytest.raises(BadContent, match="with a Reply"):
         async with net.here.stream(address, b"") as items:
@@ -266,7 +288,7 @@ async def test_the_deadline_is_told(autojump_clock: MockClock, net: Net) -> None
         seen.append(await raw.receive())
         await raw.send(Reply(0))
 
-    net.c.serve(BUS, look)
+    net.serve_raw(look)
     with trio.move_on_after(7):
         await net.here.call(net_address(C, "a") + "/M", b"", timeout=60)
     (request,) = seen
@@ -306,7 +328,7 @@ async def test_each_peer_has_its_bound(autojump_clock: MockClock, net: Net) -> N
     assert await net.here.call(ADDRESS + "/Echo", b"x") == b"x", "one peer's calls are another's trouble"
     net.network.break_sessions(B, C)
     await trio.sleep(1)
-    assert not net.serving._work_of, "bounds are not given back"
+    assert set(net.serving._callers) == {A}, "bounds are not given back"
     assert net.serving._work.calls == net.serving._work.bytes == 0
     raw = await net.raw()
     await raw.send(Request(0, "/public/a/Echo", b"x"))
@@ -347,13 +369,13 @@ async def test_a_request_must_come_in_time(autojump_clock: MockClock, net: Net) 
     await raw.stream.send_all(b"\0")
     with capture_logs(), pytest.raises(StreamBroken):
         await raw.receive()
-    assert peer.REQUEST_TIMEOUT <= trio.current_time() < peer.REQUEST_TIMEOUT + 1
+    assert lone.REQUEST_TIMEOUT <= trio.current_time() < lone.REQUEST_TIMEOUT + 1
 
 
 async def test_an_answer_must_be_taken_in_time(autojump_clock: MockClock, net: Net) -> None:
     raw = await net.raw()
     await raw.send(Request(0, "/public/a/Echo", bytes(2_000_000)))
-    await trio.sleep(peer.ANSWER_TIMEOUT + 1)
+    await trio.sleep(lone.ANSWER_TIMEOUT + 1)
     assert net.serving._work.calls == 0
 
 
@@ -422,9 +444,290 @@ async def test_a_stream_that_does_not_close_is_broken_off(autojump_clock: MockCl
             self.was_reset = True
 
     sticky = Sticky()
-    await peer._finish(sticky, ended=True)  # type: ignore[arg-type]
+    await lone.finish(sticky, ended=True)  # type: ignore[arg-type]
     assert sticky.was_reset
-    assert trio.current_time() == pytest.approx(peer.CLOSE_TIMEOUT)
+    assert trio.current_time() == pytest.approx(lone.CLOSE_TIMEOUT)
+
+
+# The control stream.
+
+
+class Counted:
+    """Counts the streams that a node opens, and lets a test break those to come."""
+
+    def __init__(self, net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened: list[str] = []
+        self._real = net.a.open_stream
+        monkeypatch.setattr(net.a, "open_stream", self._open)
+
+    async def _open(self, node: str, protocol: str) -> Stream:
+        self.opened.append(protocol)
+        return await self._real(node, protocol)
+
+
+async def test_small_calls_share_one_stream(
+    autojump_clock: MockClock, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(net, monkeypatch)
+
+    async def call(i: int) -> None:
+        assert await net.here.call(ADDRESS + "/Echo", b"%d" % i) == b"%d" % i
+
+    async with trio.open_nursery() as nursery:
+        for i in range(100):
+            nursery.start_soon(call, i)
+    await call(100)
+    assert counted.opened == [BUS]
+
+
+async def test_large_bodies_and_streaming_calls_have_their_own(
+    autojump_clock: MockClock, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(net, monkeypatch)
+    body = bytes(peer.LARGE_BYTES + 1)
+    assert await net.here.call(ADDRESS + "/Echo", body) == body
+    async with net.here.stream(ADDRESS + "/Count", b"3") as items:
+        assert [item async for item in items] == [b"0", b"1", b"2"]
+    assert counted.opened == [LONE, LONE]
+
+
+async def test_a_large_answer_lets_small_ones_pass(autojump_clock: MockClock, net: Net) -> None:
+    """On a link of 1 MB/s, 4 MB take 4 s: who asks for little meanwhile does not wait for them."""
+
+    class Library:
+        async def call(self, call: Call) -> bytes:
+            return bytes(4_000_000) if call.method == "Book" else b"card"
+
+    net.network.links.set(A, B, Link(latency=0.01, bandwidth=1e6))
+    net.there.register("/public/library", Library())  # type: ignore[arg-type]
+    took: list[float] = []
+
+    async def read() -> None:
+        began = trio.current_time()
+        assert await net.here.call(net_address(B, "library") + "/Book", b"") == bytes(4_000_000)
+        took.append(trio.current_time() - began)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await trio.sleep(1)
+        began = trio.current_time()
+        for _ in range(3):
+            assert await net.here.call(net_address(B, "library") + "/Card", b"") == b"card"
+        assert not took
+        assert trio.current_time() - began < 2.5
+    assert took[0] >= 4
+
+
+async def test_an_answer_in_parts_has_an_end(autojump_clock: MockClock, net: Net) -> None:
+    async def endless(stream: Stream) -> None:
+        raw = RawCall(stream)
+        request = await raw.receive()
+        assert isinstance(request, Request)
+        while True:
+            await raw.send(Part(request.id, bytes(60_000)))
+
+    net.serve_raw(endless)
+    error = await error_of(net.here, net_address(C, "a") + "/M")
+    assert isinstance(error, BadContent)
+    assert "longer than any may be" in str(error)
+
+
+async def test_a_control_stream_is_closed_when_idle(
+    autojump_clock: MockClock, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(net, monkeypatch)
+    for pause in (1, peer.IDLE_SECONDS * 0.9, peer.IDLE_SECONDS * 0.9):
+        await net.here.call(ADDRESS + "/Echo", b"")
+        await trio.sleep(pause)
+    assert counted.opened == [BUS]
+    await trio.sleep(2 * peer.IDLE_SECONDS)
+    assert not net.calling._lines
+    assert not net.serving._callers, "the far end holds what nobody uses"
+    with trio.move_on_after(3 * peer.IDLE_SECONDS):  # a call that takes long is no idleness
+        await net.here.call(ADDRESS + "/Hang", b"", timeout=3600)
+    assert counted.opened == [BUS, BUS]
+    await net.here.call(ADDRESS + "/Echo", b"")
+    assert counted.opened == [BUS, BUS]
+
+
+async def test_a_broken_control_stream_is_opened_anew(
+    autojump_clock: MockClock, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(net, monkeypatch)
+    for _ in range(3):
+        assert await net.here.call(ADDRESS + "/Echo", b"x") == b"x"
+        net.network.break_sessions(A, B)
+        await wait_all_tasks_blocked()
+    assert counted.opened == [BUS] * 3
+    assert not net.calling._lines
+
+
+async def test_only_what_was_not_sent_is_tried_again(
+    autojump_clock: MockClock, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    real = Line.call
+
+    async def call(self: Line, address: str, body: bytes, **rest: object) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls <= ends:
+            self.drop()
+        return await real(self, address, body, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Line, "call", call)
+    for ends, expected in ((1, 2), (2, 2)):
+        calls = 0
+        if ends == 1:
+            assert await net.here.call(ADDRESS + "/Echo", b"x") == b"x"
+        else:
+            assert isinstance(await error_of(net.here, ADDRESS + "/Echo"), BusClosed)
+        assert calls == expected
+    calls, ends = 0, 0
+
+    async def hang() -> None:
+        assert isinstance(await error_of(net.here, ADDRESS + "/Hang"), BusClosed)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hang)
+        await net.probe.hanging.wait()
+        net.network.break_sessions(A, B)
+    assert calls == 1, "a call that may have been carried out was made again"
+
+
+async def test_the_node_shuts_down_under_a_call(autojump_clock: MockClock) -> None:
+    net = Net()
+    async with net.a.running(), net.b.running(), net.serving.running(), trio.open_nursery() as nursery:
+
+        async def hang() -> None:
+            assert isinstance(await error_of(net.here, ADDRESS + "/Hang"), BusClosed)
+
+        async with net.calling.running():
+            nursery.start_soon(hang)
+            await net.probe.hanging.wait()
+        await net.probe.stopped.wait()
+        error = await error_of(net.here, ADDRESS + "/Echo")
+        assert isinstance(error, NoEndpoint)
+        assert "shutting down" in str(error)
+
+
+async def test_a_peer_has_few_control_streams(autojump_clock: MockClock, net: Net) -> None:
+    lines = [await net.raw(BUS) for _ in range(peer.MAX_LINES_PER_PEER)]
+    for line in lines:
+        await line.send(Request(0, "/public/a/Echo", b"x"))
+        assert await line.receive() == Reply(0, b"x")
+    one_more = await net.raw(BUS)
+    with pytest.raises(StreamBroken):
+        await one_more.receive()
+    lines[0].stream.reset()
+    await trio.sleep(1)
+    again = await net.raw(BUS)
+    await again.send(Request(0, "/public/a/Echo", b"x"))
+    assert await again.receive() == Reply(0, b"x")
+
+
+async def test_calls_on_all_streams_count_together(
+    autojump_clock: MockClock, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer, "MAX_CALLS_PER_PEER", 3)
+    first, second, alone = await net.raw(BUS), await net.raw(BUS), await net.raw()
+    for line in (first, second, alone):
+        await line.send(Request(0, "/public/a/Hang", b""))
+        await trio.sleep(1)
+    for line, request_id in ((first, 1), (await net.raw(), 0)):
+        await line.send(Request(request_id, "/public/a/Echo", b""))
+        refusal = await line.receive()
+        assert isinstance(refusal, Failure)
+        assert refusal.error == "busy"
+    await first.send(Cancel(0))
+    await trio.sleep(1)
+    await first.send(Request(2, "/public/a/Echo", b"x"))
+    assert await first.receive() == Reply(2, b"x")
+    for line in (first, second, alone):
+        line.stream.reset()
+    await trio.sleep(1)
+    assert net.serving._work.calls == net.serving._work.bytes == 0
+
+
+@pytest.mark.parametrize(
+    "offence",
+    [
+        frames.encode(Reply(5)),
+        frames.encode(Welcome("0x")),
+        frames.encode(Register(0, "/public/mine")),
+        (peer.MAX_CONTROL_FRAME_BYTES + 1).to_bytes(4, "big"),
+        b"\0\0\0\x03abc",
+    ],
+)
+async def test_offences_on_a_control_stream(autojump_clock: MockClock, net: Net, offence: bytes) -> None:
+    raw = await net.raw(BUS)
+    await raw.send(Request(0, "/public/a/Hang", b""))
+    await net.probe.hanging.wait()
+    with capture_logs() as log:
+        await raw.stream.send_all(offence)
+        with pytest.raises(StreamBroken):
+            await raw.receive()
+    assert net.probe.stopped.is_set()
+    assert all(entry["log_level"] == "debug" for entry in log), "a peer can fill our log"
+    assert await net.here.call(ADDRESS + "/Echo", b"x") == b"x"
+
+
+async def test_a_streaming_call_has_no_place_on_a_control_stream(autojump_clock: MockClock, net: Net) -> None:
+    raw = await net.raw(BUS)
+    await raw.send(Request(0, "/public/a/Flood", b"", streaming=True, credit=2**30))
+    refusal = await raw.receive()
+    assert isinstance(refusal, Failure)
+    assert refusal.error == "badContent"
+
+
+async def test_answers_on_a_control_stream_must_be_taken(autojump_clock: MockClock, net: Net) -> None:
+    raw = await net.raw(BUS)
+    for i in range(100):
+        await raw.send(Request(i, "/public/a/Echo", bytes(30_000)))
+    await trio.sleep(lone.ANSWER_TIMEOUT - 5)
+    assert 0 < net.serving._work.calls < 100, "an answer that waits is no work, or none was taken"
+    with capture_logs():
+        await trio.sleep(10)
+    assert net.serving._work.calls == net.serving._work.bytes == 0
+    assert not net.serving._callers
+
+
+async def test_answers_that_wait_are_counted(
+    autojump_clock: MockClock, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Library:
+        async def call(self, call: Call) -> bytes:
+            return bytes(400_000)
+
+    monkeypatch.setattr(peer, "MAX_BYTES_PER_PEER", 1_000_000)
+    net.there.register("/public/library", Library())  # type: ignore[arg-type]
+    raw = await net.raw(BUS)
+    for i in range(3):
+        await raw.send(Request(i, "/public/library/Book", b""))
+    await trio.sleep(1)
+    assert net.serving._work.bytes == 800_000
+    ended: dict[int, Frame] = {}
+    while len(ended) < 3:
+        frame = await raw.receive()
+        assert isinstance(frame, Part | Reply | Failure)
+        if not isinstance(frame, Part):
+            ended[frame.id] = frame
+    assert isinstance(refused := ended[2], Failure)
+    assert refused.error == "busy"
+    await wait_all_tasks_blocked()
+    assert net.serving._work.bytes == 0
+
+
+async def test_a_peer_that_calls_on_our_control_stream(autojump_clock: MockClock, net: Net) -> None:
+    async def contrary(stream: Stream) -> None:
+        raw = RawCall(stream)
+        await raw.receive()
+        await raw.send(Request(0, "/public/a/Echo", b""))
+
+    net.serve_raw(contrary)
+    error = await error_of(net.here, net_address(C, "a") + "/M")
+    assert isinstance(error, BadContent)
+    assert "a Request where only answers are awaited" in str(error)
 
 
 @pytest.mark.parametrize("dead", [1, 2])
@@ -434,7 +737,7 @@ async def test_a_session_that_died_unnoticed_is_tried_once_more(
     opened = 0
     real = net.a.open_stream
 
-    async def open_stream(node: NodeId, protocol: str) -> Stream:
+    async def open_stream(node: str, protocol: str) -> Stream:
         nonlocal opened
         opened += 1
         if opened <= dead:

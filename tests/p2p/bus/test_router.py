@@ -37,7 +37,7 @@ class PeerCalls:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, bytes]] = []
 
-    async def call(self, peer: str, address: str, body: bytes) -> bytes:
+    async def call(self, peer: str, address: str, body: bytes, *, acting: str = "") -> bytes:
         self.calls.append((peer, address, body))
         if address.endswith("/Hang"):
             await trio.sleep_forever()
@@ -45,7 +45,7 @@ class PeerCalls:
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, peer: str, address: str, body: bytes, *, deadline: float
+        self, peer: str, address: str, body: bytes, *, deadline: float, acting: str = ""
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         self.calls.append((peer, address, body))
 

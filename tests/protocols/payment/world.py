@@ -173,10 +173,8 @@ class Node:
             facts=Facts(self.world),
         )
         try:
-            async with overlay.running():
-                peers.start()
-                async with protocol.running(ctx):
-                    yield protocol
+            async with overlay.running(), peers.running(), protocol.running(ctx):
+                yield protocol
         finally:
             if self.memory is None:
                 database.close()
