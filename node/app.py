@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from node.provider.runtimes import RuntimeDescriptor
     from p2p.identity import PrivateKey
     from p2p.protocol import Protocol
+    from p2p.reach.verdict import Reach
     from protocols.payment.drivers.base import DriverFactory
 
 ACCESS_FILE = "rest.json"
@@ -94,6 +95,8 @@ class Node:
         self.events = EventLog(self.clock)
         """What happens on the network."""
         self.overlay = DeferredOverlay(key.node_id, config.text("overlay.network"))
+        self.reach: Reach | None = None
+        """What is known of how others reach this node, where that is looked into."""
         self.bus = LocalBus(key.node_id)
         self.broadcast: GossipBroadcast
         self.market = MarketProtocol()

@@ -17,7 +17,6 @@ from p2p.overlay import StreamBroken
 if TYPE_CHECKING:
     from p2p.clock import Clock
     from p2p.entropy import Entropy
-    from p2p.identity import NodeId
     from p2p.overlay import Overlay, Stream
 
 PROTOCOL: Final = "/ipfs/ping/1.0.0"
@@ -57,7 +56,7 @@ async def answer(stream: Stream) -> None:
 
 async def ping(
     overlay: Overlay,
-    peer: NodeId,
+    peer: str,
     *,
     count: int,
     interval: float,
@@ -68,6 +67,7 @@ async def ping(
     """Send `count` pings to `peer`, each when the one before was answered or given up.
 
     Args:
+        peer: a NodeId, or the PeerId of a guest that there is a session with.
         interval: seconds between the beginnings of two pings, at least.
         timeout: seconds to wait for each answer.
 

@@ -12,8 +12,10 @@ import msgspec
 
 from node.api.own import PREFIX, owner_only
 from node.api.web import Routes, answer, error
+from node.netcheck import probe
+from node.netcheck.judge import judge, worst
 from p2p import ping
-from p2p.identity import InvalidNodeId, NodeId, parse_node_id
+from p2p.identity import InvalidNodeId, parse_node_id
 from p2p.overlay import OverlayError, PeerUnreachable
 from protocols.ground.times import format_time
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from node.api.web import ApiRequest
-    from node.parts import NodeParts
+    from node.app import Node
     from p2p.overlay import PeerInfo
 
 PING_TIMEOUT = 5.0
@@ -34,25 +36,32 @@ class _Ping(msgspec.Struct):
     interval: Annotated[float, msgspec.Meta(ge=0, le=10)] = 1.0
 
 
-def routes(node: NodeParts) -> Routes:
+def routes(node: Node) -> Routes:
     """Return the family's table."""
     table = Routes("identity", f"{PREFIX}/net")
     net = _Net(node)
     for method, template, handler in (
         ("GET", "/peers", net.peers),
         ("POST", "/ping", net.ping),
+        ("POST", "/check", net.check),
     ):
         table.add(method, template, owner_only(handler))
     return table
 
 
 class _Net:
-    def __init__(self, node: NodeParts) -> None:
+    def __init__(self, node: Node) -> None:
         self._node = node
 
     async def peers(self, request: ApiRequest) -> Response:
-        listed = [_peer(peer) for peer in self._node.overlay.peers()]
-        return answer({"schema": "golem-p2p/peers/1", "peers": listed})
+        overlay = self._node.overlay
+        return answer(
+            {
+                "schema": "golem-p2p/peers/1",
+                "peers": [{"nodeId": peer.node_id, **_session(peer)} for peer in overlay.peers()],
+                "guests": [{"peerId": guest.node_id, **_session(guest)} for guest in overlay.guests()],
+            }
+        )
 
     async def ping(self, request: ApiRequest) -> Response:
         body = await request.body_as(_Ping)
@@ -72,31 +81,53 @@ class _Net:
             raise error(504, str(problem)) from problem
         except OverlayError as problem:
             raise error(502, f"{body.peer} was reached, but it cannot be pinged: {problem}") from problem
-        info = next((found for found in node.overlay.peers() if found.node_id == peer), None)
-        return answer({"schema": "golem-p2p/ping/1", "peer": peer, **_session(info), **_report(report)})
+        sessions = {info.node_id: info for info in (*node.overlay.peers(), *node.overlay.guests())}
+        info = sessions.get(peer)
+        place = {
+            "address": info.address if info else "",
+            "path": info.path if info else None,
+            "agent": info.agent if info else "",
+        }
+        return answer({"schema": "golem-p2p/ping/1", "peer": peer, **place, **_report(report)})
 
-    async def _who(self, text: str) -> NodeId:
+    async def check(self, request: ApiRequest) -> Response:
+        node = self._node
+        facts = await probe.examine(
+            node.overlay,
+            listen=node.config["overlay.listen"],
+            bootstrap=node.config["overlay.bootstrap"],
+            joined=node.overlay.joined,
+            events=node.events,
+            verdict=node.reach.verdict if node.reach else None,
+        )
+        checks = judge(facts)
+        return answer(
+            {"schema": "golem-p2p/netcheck/1", "level": worst(checks), "facts": facts, "checks": checks}
+        )
+
+    async def _who(self, text: str) -> str:
         """Return whom a text names. Raises ApiError, PeerUnreachable."""
         if text.startswith("/"):
             return await self._node.overlay.connect(text)
+        if text in (guest.node_id for guest in self._node.overlay.guests()):
+            return text
         try:
             return parse_node_id(text)
         except InvalidNodeId as problem:
-            raise error(400, f"{problem}, or an address (/ip4/...)") from problem
+            raise error(
+                400, f"{problem}, an address (/ip4/...), or a guest's peer id as `peers` lists it"
+            ) from problem
 
 
-def _peer(peer: PeerInfo) -> dict[str, Any]:
+def _session(peer: PeerInfo) -> dict[str, Any]:
     return {
-        "nodeId": peer.node_id,
         "address": peer.address,
         "direction": peer.direction,
+        "path": peer.path,
+        "rttMs": None if peer.rtt is None else round(peer.rtt * 1000, 3),
         "since": format_time(peer.since_ns),
         "agent": peer.agent,
     }
-
-
-def _session(info: PeerInfo | None) -> dict[str, Any]:
-    return {"address": info.address if info else "", "agent": info.agent if info else ""}
 
 
 def _report(report: ping.PingReport) -> dict[str, Any]:

@@ -21,6 +21,7 @@ _HELP = {
     "id": "who this node is",
     "peers": "with whom this node is connected, and how",
     "ping": "how long it takes to a peer and back, and by which path",
+    "netcheck": "what is the matter with the network, and what to do",
     "app-key": "keys that programs use to reach the node",
     "payment": "balances, test funds, accounts",
     "offers": "what is on offer in the market now",

@@ -1,16 +1,20 @@
-"""Verbs about the network: peers, ping."""
+"""Verbs about the network: peers, ping, netcheck."""
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from node.cli.common import (
+    FAILURE,
     TIMEOUT,
     DataDir,
     Json,
     NodeClient,
+    NotRunning,
     complain,
     config_of,
     emit,
@@ -23,6 +27,8 @@ from node.cli.common import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from node.config import Config
 
 NET = "/golem-p2p/v1/net"
 PATIENCE = 45.0
@@ -39,7 +45,9 @@ def peers(argv: Sequence[str]) -> int:
 
     @app.command()
     def show(data_dir: DataDir = "", as_json: Json = False) -> None:
-        """List the peers that this node has a session with, longest first.
+        """List the peers that this node has a session with: nodes, longest first, then guests.
+
+        Guests are programs of other kinds that speak libp2p. `in` means that the peer dialled.
 
         Example: golem-p2p peers --json | jq -r '.peers[].nodeId'
         """
@@ -52,11 +60,16 @@ def peers(argv: Sequence[str]) -> int:
 
 
 def _show_peers(document: dict[str, Any]) -> None:
+    named = [(p["nodeId"], p) for p in document["peers"]] + [(g["peerId"], g) for g in document["guests"]]
     rows = [
-        (p["nodeId"], p["address"], p["direction"], p["since"], p["agent"])
-        for p in document["peers"]
-    ]  # fmt: skip
-    table(("peer", "address", "dialled", "since", "software"), rows)
+        (name, p["address"], p["direction"], p["path"], _milliseconds(p["rttMs"]), p["since"], p["agent"])
+        for name, p in named
+    ]
+    table(("peer", "address", "dialled", "path", "rtt", "since", "software"), rows)
+
+
+def _milliseconds(rtt: float | None) -> str:
+    return "" if rtt is None else f"{rtt:.1f} ms"
 
 
 # --- ping ---------------------------------------------------------------------------------------------------
@@ -92,7 +105,8 @@ def ping(argv: Sequence[str]) -> int:
 
 
 def _show_ping(document: dict[str, Any]) -> None:
-    say(printable(f"{document['peer']} at {document['address'] or 'an unknown address'}"))
+    way = f", {document['path']}" if document["path"] else ""
+    say(printable(f"{document['peer']} at {document['address'] or 'an unknown address'}{way}"))
     for number, rtt in enumerate(document["rttMs"], 1):
         say(f"{number:>3}  {'no answer' if rtt is None else f'{rtt:.3f} ms'}")
     line = f"{document['sent']} sent, {document['answered']} answered ({document['lossPercent']:g} % lost)"
@@ -101,3 +115,70 @@ def _show_ping(document: dict[str, Any]) -> None:
     say(line)
     if document["problem"]:
         say(f"! {printable(document['problem'])}")
+
+
+# --- netcheck -----------------------------------------------------------------------------------------------
+
+_COLOURS = {"ok": "32", "warn": "33", "fail": "31"}
+
+
+def netcheck(argv: Sequence[str]) -> int:
+    """Run `golem-p2p netcheck`."""
+    app = make_app("Find out what is the matter with the network.")
+    app.info.no_args_is_help = False
+
+    @app.command()
+    def show(data_dir: DataDir = "", as_json: Json = False) -> int:
+        """Look at everything that connects this node with others, and say what to do about what is wrong.
+
+        Also without a running node: then it looks whether the port is free and the first peers answer.
+        OK is well, WARN works worse than it could or may be wanted so, FAIL keeps the node from its work.
+        Exit code 1 when anything fails.
+
+        Example: golem-p2p netcheck --json | jq '.checks[] | select(.level != "ok")'
+        """
+        config = config_of(data_dir)
+        try:
+            document = NodeClient(config).post(f"{NET}/check", timeout=PATIENCE)
+        except NotRunning:
+            document = _offline(config)
+        emit(document, as_json, lambda: _show_checks(document))
+        return FAILURE if document["level"] == "fail" else 0
+
+    return run_app(app, argv, "golem-p2p netcheck")
+
+
+def _offline(config: Config) -> dict[str, Any]:
+    import msgspec
+    import structlog
+    import trio
+
+    from node.netcheck.judge import judge, worst
+    from node.netcheck.offline import examine_offline
+
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # what is wrong is said below
+    complain("no node is running; dialling the first peers without one ...")
+    facts = trio.run(examine_offline, config)
+    checks = judge(facts)
+    return {
+        "schema": "golem-p2p/netcheck/1",
+        "level": worst(checks),
+        "facts": msgspec.to_builtins(facts),
+        "checks": msgspec.to_builtins(checks),
+    }
+
+
+def _show_checks(document: dict[str, Any]) -> None:
+    colourful = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    for check in document["checks"]:
+        word = f"{check['level'].upper():<4}"
+        if colourful:
+            word = f"\x1b[{_COLOURS[check['level']]}m{word}\x1b[0m"
+        say(f"{word}  {check['name']:<10} {printable(check['says'])}")
+        for line in check["details"]:
+            say(f"{'':<17} {printable(line)}")
+        for line in check["do"]:
+            say(f"{'':<14} -> {printable(line)}")
+    counts = [check["level"] for check in document["checks"]]
+    fail, warn = counts.count("fail"), counts.count("warn")
+    say("all is well" if not fail + warn else f"{fail} failed, {warn} to look at")

@@ -59,7 +59,7 @@ async def house() -> AsyncIterator[House]:
 
 async def test_an_application_key_is_not_the_owner(autojump_clock: MockClock) -> None:
     async with house() as found:
-        for method, path in (("GET", "/peers"), ("POST", "/ping")):
+        for method, path in (("GET", "/peers"), ("POST", "/ping"), ("POST", "/check")):
             answer = await found.script(method, NET + path, {"peer": found.there.node_id})
             assert answer.status == 403, path
             assert "owner" in answer.message
@@ -70,7 +70,8 @@ async def test_peers(autojump_clock: MockClock) -> None:
         document = (await found.owner.get(f"{NET}/peers")).json()
         assert document["schema"] == "golem-p2p/peers/1"
         (peer,) = document["peers"]
-        assert (peer["nodeId"], peer["direction"]) == (found.there.node_id, "out")
+        assert document["guests"] == []
+        assert (peer["nodeId"], peer["direction"], peer["path"]) == (found.there.node_id, "out", "direct")
         assert peer["address"] == found.there.overlay.listen_addresses()[0]
         assert peer["since"].startswith("2026-01-01T00:00:00")
 
@@ -85,7 +86,7 @@ async def test_ping_by_id_and_by_address(autojump_clock: MockClock) -> None:
             answer = await found.owner.post(f"{NET}/ping", {"peer": name, "count": 3})
             assert answer.status == 200, answer.body
             document = answer.json()
-            assert document["peer"] == found.there.node_id
+            assert (document["peer"], document["path"]) == (found.there.node_id, "direct")
             assert document["address"] == found.there.overlay.listen_addresses()[0]
             assert (document["sent"], document["answered"], document["lossPercent"]) == (3, 3, 0)
             assert document["minMs"] == document["avgMs"] == pytest.approx(40, abs=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from node.cli import net
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.node.cli.conftest import House, Ran
 
@@ -27,7 +29,14 @@ def test_no_node_is_3(run: Run, argv: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [("ping",), ("ping", STRANGER, "-c", "0"), ("ping", STRANGER, "-c", "x"), ("peers", "surplus")]
+    "argv",
+    [
+        ("ping",),
+        ("ping", STRANGER, "-c", "0"),
+        ("ping", STRANGER, "-c", "x"),
+        ("peers", "surplus"),
+        ("netcheck", "surplus"),
+    ],
 )
 def test_usage_is_2(run: Run, argv: tuple[str, ...]) -> None:
     assert run(*argv).code == 2
@@ -39,7 +48,65 @@ def test_nobody_there(run: Run, house: House) -> None:
     assert ran.out.split("\t")[0] == "peer"
     assert "netcheck" in ran.err
     document = json.loads(run("peers", "--json", "--data-dir", house.folder).out)
-    assert (document["schema"], document["peers"]) == ("golem-p2p/peers/1", [])
+    assert document == {"schema": "golem-p2p/peers/1", "peers": [], "guests": []}
+
+
+def test_netcheck_of_a_lonely_node(run: Run, house: House) -> None:
+    ran = run("netcheck", "--data-dir", house.folder)
+    assert (ran.code, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert lines[0].split() == ["OK", "node", "running,", "has", "joined", "devnet"]
+    assert any(line.startswith("WARN  peers") for line in lines)
+    assert any(line.startswith("OK    listen") and "accepts connections" in line for line in lines)
+    assert lines[-1] == "0 failed, 1 to look at"
+    document = json.loads(run("netcheck", "--json", "--data-dir", house.folder).out)
+    assert (document["schema"], document["level"]) == ("golem-p2p/netcheck/1", "warn")
+    assert document["facts"]["running"] is True
+    assert {check["name"] for check in document["checks"]} >= {"node", "listen", "bootstrap", "peers"}
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Callable[[str, str], Path]:
+    """The data folder of a node that does not run."""
+
+    def make(listen: str, bootstrap: str) -> Path:
+        settings = f'[overlay]\nlisten = ["{listen}"]\nbootstrap = ["{bootstrap}"]\n'
+        (tmp_path / "config.toml").write_text(settings)
+        return tmp_path
+
+    return make
+
+
+def test_netcheck_without_a_node_dials_the_first_peers(
+    run: Run, house: House, configured: Callable[[str, str], Path]
+) -> None:
+    address = house.client.get("/golem-p2p/v1/id")["addresses"][0]
+    folder = configured("/ip4/127.0.0.1/tcp/0", address)
+    ran = run("netcheck", "--json", "--data-dir", folder)
+    assert ran.code == 0, ran.out
+    document = json.loads(ran.out)
+    assert document["facts"]["running"] is False
+    assert document["facts"]["bootstrap"][0]["peer"] == house.node_id
+    assert [check["level"] for check in document["checks"]] == ["warn", "ok", "ok"]
+    assert "golem-p2p node run" in document["checks"][0]["do"][0]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.toml"], "nothing is left behind"
+
+
+def test_netcheck_without_a_node_says_what_is_in_the_way(
+    run: Run, house: House, configured: Callable[[str, str], Path]
+) -> None:
+    address = house.client.get("/golem-p2p/v1/id")["addresses"][0]
+    port = address.split("/")[4]
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        free = gone.getsockname()[1]
+    folder = configured(f"/ip4/127.0.0.1/tcp/{port}", address.replace(f"/tcp/{port}/", f"/tcp/{free}/"))
+    ran = run("netcheck", "--data-dir", folder)
+    assert ran.code == 1
+    assert "FAIL  listen" in ran.out
+    assert f"port {port} is taken" in ran.out
+    assert "FAIL  bootstrap" in ran.out
+    assert "Connection refused" in ran.out
+    assert "Nothing listens there" in ran.out
 
 
 @pytest.mark.parametrize(
@@ -60,10 +127,35 @@ def test_ping_of_who_is_not_there_is_one_line(
     assert words in ran.err
 
 
+def test_peers_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    session: dict[str, Any] = {
+        "address": "/ip4/192.0.2.1/tcp/4001",
+        "direction": "in",
+        "path": "relayed",
+        "rttMs": 12.345,
+        "since": "2026-01-01T00:00:00Z",
+        "agent": "golem-p2p/1\x1b[31m",
+    }
+    guest = {**session, "peerId": "12D3KooWxyz", "rttMs": None, "agent": ""}
+    net._show_peers({"peers": [{"nodeId": STRANGER, **session}], "guests": [guest]})
+    headers, first, second = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert dict(zip(headers, first, strict=True)) == {
+        "peer": STRANGER,
+        "address": "/ip4/192.0.2.1/tcp/4001",
+        "dialled": "in",
+        "path": "relayed",
+        "rtt": "12.3 ms",
+        "since": "2026-01-01T00:00:00Z",
+        "software": "golem-p2p/1\ufffd[31m",
+    }
+    assert (second[0], second[4]) == ("12D3KooWxyz", "")
+
+
 def test_a_ping_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     document: dict[str, Any] = {
         "peer": STRANGER,
         "address": "/ip4/192.0.2.1/tcp/4001",
+        "path": "relayed",
         "agent": "x",
         "sent": 3,
         "answered": 2,
@@ -76,6 +168,7 @@ def test_a_ping_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     }
     net._show_ping(document)
     out = capsys.readouterr().out
+    assert out.startswith(f"{STRANGER} at /ip4/192.0.2.1/tcp/4001, relayed\n")
     assert "  2  no answer\n" in out
     assert "3 sent, 2 answered (33.3 % lost); min/avg/max 1.500/2.000/2.500 ms" in out
     assert "\x1b" not in out
