@@ -1,7 +1,7 @@
 """Sessions: throughput, connecting, calls on new streams, idle connections, and a long fat link.
 
 Two processes on loopback, each pinned to a core where there are two. Peer `py-libp2p`: hosts as they come, Noise
-and yamux only, in the same run and with the same work. Rates are the best of some short runs and bulk is the slower
+and yamux only; peer `js-libp2p` where `make interop` has built it; in the same run and with the same work. Rates are the best of some short runs and bulk is the slower
 direction; other load on the machine makes them smaller, of both alike, while CPU times hardly change. `long_fat` is
 one process on virtual time and so shows the window and not the CPU; stock has no such way to be driven.
 """
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
+from tests.bench import _session_js
 from tests.bench._report import figure, main
 from tests.bench._session_ours import Ours, long_fat
 from tests.bench._session_stock import Stock
@@ -298,8 +299,9 @@ async def _measure_subject(subject: Subject) -> dict[str, float]:
 
 
 def measure() -> dict[str, Any]:
-    _pin(0)
     _many_files()
+    js = _session_js.measure()  # before this process is pinned to a core, which its children would be too
+    _pin(0)
     ours = trio.run(_measure_subject, Ours())
     stock = trio.run(_measure_subject, Stock())
     units = {
@@ -312,10 +314,10 @@ def measure() -> dict[str, Any]:
         "idle_connections_served": ("connections", False),
         "idle_connection": ("KiB", True),
     }
-    figures = {
-        name: figure(ours[name], unit, {Stock.name: stock[name]}, lower_is_better=lower)
-        for name, (unit, lower) in units.items()
-    }
+    figures = {}
+    for name, (unit, lower) in units.items():
+        peers = {Stock.name: stock[name]} | ({_session_js.NAME: js[name]} if name in js else {})
+        figures[name] = figure(ours[name], unit, peers, lower_is_better=lower)
     figures["long_fat"] = higher(long_fat(), "MB/s")
     return figures
 

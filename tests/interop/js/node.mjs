@@ -53,8 +53,15 @@ export async function * read (stream) {
   }
 }
 
+/** Send, and wait while the stream is full. Its own `onDrain` is good for one wait: the second returns at once. */
 export async function write (stream, data) {
-  if (!stream.send(data)) await stream.onDrain()
+  if (stream.send(data)) return
+  await new Promise((resolve, reject) => {
+    const drained = () => { stream.removeEventListener('close', closed); resolve() }
+    const closed = ({ error }) => { stream.removeEventListener('drain', drained); reject(error ?? new Error('closed')) }
+    stream.addEventListener('drain', drained, { once: true })
+    stream.addEventListener('close', closed, { once: true })
+  })
 }
 
 export async function echo (stream) {
