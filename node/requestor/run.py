@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from protocols.ground.times import SECOND, format_time
 from protocols.ground.wakeup import Signal
 from protocols.market.errors import MarketError
 from protocols.market.events import ProposalArrived, ProposalRejected
+from protocols.market.reasons import is_final
 from protocols.payment.drivers.errors import DriverError
 from protocols.payment.errors import PaymentError
 from protocols.payment.networks import resolve_platform
@@ -52,8 +54,8 @@ NO_PROVIDER_AFTER = 20.0
 """Seconds without a single offer after which a job gives up."""
 IDLE_AFTER = 90.0
 """Seconds without any provider at work after which a job gives up."""
-UNREACHABLE_PAUSE = 5.0
-"""Seconds for which a provider that failed us is not asked again."""
+PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0)
+"""Seconds for which a provider that declined or failed is not asked again: the longer the more often it did."""
 
 _EXPECTED = (JobError, MarketError, PaymentError, DriverError, FilesError, BusError, OSError)
 
@@ -79,6 +81,10 @@ class Job:
         self._candidates: dict[str, Proposal] = {}
         """Providers' answers to our demand, by provider."""
         self._avoid: dict[str, float] = {}
+        self._setbacks: Counter[str] = Counter()
+        """How often each provider declined or failed."""
+        self._asked: dict[str, str] = {}
+        """Our counter-proposals that are not answered yet, and to whom they went."""
         self._seen: set[str] = set()
         self._busy: set[str] = set()
         self._stop = trio.CancelScope()
@@ -203,7 +209,7 @@ class Job:
         try:
             with self._stop:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._collect, demand, properties, constraints, platform)
+                    nursery.start_soon(self._collect, demand, properties, constraints, platform, nursery)
                     nursery.start_soon(self._hire, demand, platform, nursery)
                     await self._until_over()
                     nursery.cancel_scope.cancel()
@@ -260,9 +266,14 @@ class Job:
     # --- negotiating ------------------------------------------------------------------------------------
 
     async def _collect(
-        self, demand: str, properties: dict[str, Any], constraints: str, platform: Platform
+        self,
+        demand: str,
+        properties: dict[str, Any],
+        constraints: str,
+        platform: Platform,
+        nursery: trio.Nursery,
     ) -> None:
-        """Counter every matching offer once, and gather what the providers answer."""
+        """Counter every matching offer, and gather what the providers answer."""
         market = self._node.market.service
         chosen = {**properties, "golem.com.payment.chosen-platform": str(platform)}
         while True:
@@ -271,25 +282,50 @@ class Job:
             for event in batch.events:
                 match event:
                     case ProposalArrived(proposal=proposal):
-                        await self._take(demand, proposal, chosen, constraints)
+                        await self._take(demand, proposal, chosen, constraints, nursery)
                     case ProposalRejected():
                         self._last_refusal = f"a provider declined: {event.reason}"
-                        self._log.info("a provider declined", reason=event.reason)
+                        provider = self._asked.pop(event.proposal_id, "")
+                        self._log.info("a provider declined", provider=provider, reason=event.reason)
+                        if provider and not is_final(event.reason):
+                            nursery.start_soon(self._ask_again, demand, event.proposal_id, provider)
             self._changed.notify()
 
-    async def _take(self, demand: str, proposal: Proposal, chosen: dict[str, Any], constraints: str) -> None:
-        self._seen.add(proposal.issuer_id)
-        if proposal.state == "Initial":
-            if price_of_hour(msgspec.json.decode(proposal.properties)) is None:
-                return
+    async def _take(
+        self,
+        demand: str,
+        proposal: Proposal,
+        chosen: dict[str, Any],
+        constraints: str,
+        nursery: trio.Nursery,
+    ) -> None:
+        provider = proposal.issuer_id
+        self._seen.add(provider)
+        if proposal.state != "Initial":
+            self._asked.pop(proposal.prev_proposal_id or "", None)
+            self._candidates[provider] = proposal
+        elif price_of_hour(msgspec.json.decode(proposal.properties)) is not None:
             try:
-                await self._node.market.service.counter(
+                asked = await self._node.market.service.counter(
                     self._me, demand, proposal.proposal_id, chosen, constraints
                 )
             except MarketError as error:
-                self._log.info("offer not countered", provider=proposal.issuer_id, reason=str(error))
-        else:
-            self._candidates[proposal.issuer_id] = proposal
+                self._log.info("offer not countered", provider=provider, reason=str(error))
+                nursery.start_soon(self._ask_again, demand, proposal.proposal_id, provider)
+            else:
+                self._asked[asked] = provider
+
+    async def _ask_again(self, demand: str, proposal_id: str, provider: str) -> None:
+        """Begin anew with a provider, after a pause."""
+        self._set_back(provider)
+        await trio.sleep_until(self._avoid[provider])
+        with contextlib.suppress(MarketError):
+            await self._node.market.service.propose_again(self._me, demand, proposal_id)
+
+    def _set_back(self, provider: str) -> None:
+        pause = PAUSES[min(self._setbacks[provider], len(PAUSES) - 1)]
+        self._setbacks[provider] += 1
+        self._avoid[provider] = trio.current_time() + pause
 
     async def _hire(self, demand: str, platform: Platform, nursery: trio.Nursery) -> None:
         """Keep as many providers at work as are wanted and useful, the cheapest first."""
@@ -300,7 +336,7 @@ class Job:
                 if candidate is None:
                     break
                 self._busy.add(candidate.issuer_id)
-                nursery.start_soon(self._engage, candidate, platform)
+                nursery.start_soon(self._engage, demand, candidate, platform, nursery)
             with trio.move_on_after(1.0):
                 await ticket.wait()
 
@@ -322,7 +358,9 @@ class Job:
         del self._candidates[best.issuer_id]
         return best
 
-    async def _engage(self, proposal: Proposal, platform: Platform) -> None:
+    async def _engage(
+        self, demand: str, proposal: Proposal, platform: Platform, nursery: trio.Nursery
+    ) -> None:
         """Make an agreement with one provider and let it work."""
         provider = proposal.issuer_id
         market = self._node.market.service
@@ -344,14 +382,15 @@ class Job:
             await self._note_balance(hired, platform, before=True)
             self._set("working", f"{hired.name or provider} agreed")
             await work(self._node, self._spec, hired, self._board, self._changed)
-            if hired.state == "lost":
-                self._avoid[provider] = trio.current_time() + UNREACHABLE_PAUSE
+            if hired.state == "lost":  # the end of its agreement brings its offer again
+                self._set_back(provider)
                 self._last_refusal = f"lost {hired.name or provider}: {hired.error}"
+                self._log.warning("a provider failed", provider=provider, reason=hired.error)
                 self._set(self._phase, self._last_refusal)
         except (MarketError, PaymentError) as error:
-            self._avoid[provider] = trio.current_time() + UNREACHABLE_PAUSE
             self._last_refusal = str(error)
             self._log.info("no agreement", provider=provider, reason=str(error))
+            nursery.start_soon(self._ask_again, demand, proposal.proposal_id, provider)
         finally:
             self._busy.discard(provider)
             self._changed.notify()

@@ -88,7 +88,10 @@ class ActivityProtocol:
         async with ctx.bus.subscribe(AGREEMENT_TOPIC) as items:
             async for item in items:
                 change = codec.decode(item, AgreementChanged)
-                if change.role is Role.PROVIDER and change.state is AgreementState.TERMINATED:
+                if change.role is not Role.PROVIDER:
+                    continue
+                provider.agreement_changed()
+                if change.state is AgreementState.TERMINATED:
                     provider.end_agreement(change.agreement_id, "the agreement was terminated")
 
     async def _on_get_agreement(self, caller: Caller, request: GetActivityAgreement) -> ActivityAgreement:

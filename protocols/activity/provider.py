@@ -40,6 +40,9 @@ CREATE_TIMEOUT = 30.0
 """Seconds that a supervisor may take to report Initialized, where the requestor does not say."""
 MAX_ALIVE = 256
 """Activities that may be alive at once, whatever the agreements say."""
+COMMIT_TIMEOUT = 10.0
+"""Seconds that a request for an activity waits for the requestor's commitment to the agreement: it travels beside
+the request, and may be overtaken by it."""
 CHECK_AGREEMENTS_EVERY = 30.0
 """Seconds between two looks at the agreements of all activities: events on the bus are hints."""
 
@@ -69,6 +72,7 @@ class ProviderSide:
         self._tracked: dict[str, Tracked] = {}
         self._units: dict[str, _Running] = {}
         self._changed = Signal()
+        self._agreements_changed = Signal()
         self._creating: set[str] = set()
 
     async def recover(self) -> None:
@@ -119,6 +123,10 @@ class ProviderSide:
                 next_check = now + CHECK_AGREEMENTS_EVERY
                 await self._check_agreements()
 
+    def agreement_changed(self) -> None:
+        """Some agreement of ours is in a new state."""
+        self._agreements_changed.notify()
+
     def end_agreement(self, agreement_id: str, reason: str) -> None:
         """Begin to end every activity under an agreement."""
         for tracked in self._tracked.values():
@@ -149,7 +157,7 @@ class ProviderSide:
             raise ServiceError(error.kind, str(error)) from error
 
     async def _create(self, requestor: str, request: CreateActivity) -> str:
-        agreement = await self._agreement(request.agreement_id, requestor)
+        agreement = await self._committed(request.agreement_id, requestor)
         if request.agreement_id in self._creating or any(
             other.alive and other.agreement_id == request.agreement_id for other in self._tracked.values()
         ):
@@ -207,7 +215,25 @@ class ProviderSide:
         running = self._units[tracked.activity_id] = _Running(unit)
         return running
 
+    async def _committed(self, agreement_id: str, requestor: str) -> market.AgreementView:
+        """Return the agreement as `_agreement` does, but give one that we approved time to become binding.
+
+        The requestor is bound first, and may ask for an activity before its word has reached us.
+        """
+        deadline = trio.current_time() + COMMIT_TIMEOUT
+        while True:
+            ticket = self._agreements_changed.ticket()
+            agreement = await self._view(agreement_id, requestor)
+            approving = agreement.state is market.AgreementState.APPROVING
+            if not approving or trio.current_time() >= deadline:
+                return _approved(agreement)
+            with trio.move_on_after(1.0):  # events on the bus are hints
+                await ticket.wait()
+
     async def _agreement(self, agreement_id: str, requestor: str) -> market.AgreementView:
+        return _approved(await self._view(agreement_id, requestor))
+
+    async def _view(self, agreement_id: str, requestor: str) -> market.AgreementView:
         try:
             question = market.GetAgreement(agreement_id, market.Role.PROVIDER)
             agreement = await ask(self._ctx.bus, market.LOCAL_SERVICE, question, market.AgreementView)
@@ -215,8 +241,6 @@ class ProviderSide:
             raise NotFound(f"no agreement {agreement_id}") from error
         if agreement.requestor_id != requestor:
             raise NotFound(f"no agreement {agreement_id}")  # not to be told from one that does not exist
-        if agreement.state is not market.AgreementState.APPROVED:
-            raise BadRequest(f"agreement {agreement_id} is {agreement.state.value}, not Approved")
         return agreement
 
     async def _on_destroy(self, caller: Caller, request: DestroyActivity) -> Done:
@@ -322,3 +346,10 @@ class ProviderSide:
             self._ctx.bus.publish(TOPIC, codec.encode(event))
         except BusError as error:  # a hint only: whoever needs certainty asks
             self._ctx.log.debug("event not published", error=str(error))
+
+
+def _approved(agreement: market.AgreementView) -> market.AgreementView:
+    """Return the agreement if work may be done under it. Raises BadRequest."""
+    if agreement.state is not market.AgreementState.APPROVED:
+        raise BadRequest(f"agreement {agreement.agreement_id} is {agreement.state.value}, not Approved")
+    return agreement

@@ -159,12 +159,20 @@ class ProposalExchange:
         """Make a new Initial proposal of a pair whose agreement has ended, if both still stand."""
         demand = self._subscriptions.find("demand", demand_id, self._ctx.clock.utc_ns())
         if demand is not None:
-            demand.proposed.discard(offer_id)
             self._propose(demand, offer_id)
 
+    def propose_again(self, owner: NodeId, demand_id: str, proposal_id: str) -> None:
+        """Begin a negotiation that came to nothing anew. Raises NotFound, InvalidId."""
+        record = self.book.of_subscription(owner, demand_id, proposal_id)
+        self.offer_again(demand_id, record.negotiation.offer_id)
+
     def _propose(self, demand: Subscription, offer_id: str) -> None:
+        """Make an Initial proposal of an offer, unless its provider is busy or there is one to be answered."""
         offer = self.catalogue.offer(offer_id)
-        if offer is None or offer.lease.free == 0 or offer_id in demand.proposed or not demand.queue.has_room:
+        if offer is None or offer.lease.free == 0 or not demand.queue.has_room:
+            return
+        last = demand.proposed.get(offer_id)
+        if last is not None and last.state == "Initial" and last.counter is None:
             return
         now = self._ctx.clock.utc_ns()
         negotiation = Negotiation(
@@ -181,7 +189,7 @@ class ProposalExchange:
         except (LimitReached, Conflict) as error:
             self._ctx.log.debug("no proposal made of an offer", offer=offer_id, error=str(error))
             return
-        demand.proposed.add(offer_id)
+        demand.proposed[offer_id] = record
         self._tell(demand, events.ProposalArrived(now, record.view()))
 
     # --- what agents do ---------------------------------------------------------------------------------------
@@ -202,7 +210,7 @@ class ProposalExchange:
             return True
         demand = self._subscriptions.find("demand", record.negotiation.demand_id, 0)
         if demand is not None:
-            demand.proposed.discard(record.negotiation.offer_id)
+            demand.proposed.pop(record.negotiation.offer_id, None)
         return False
 
     def proposal(self, owner: NodeId, subscription_id: str, proposal_id: str) -> events.Proposal:

@@ -43,3 +43,8 @@ def read_reason(text: str | None) -> str | None:
 def reason_of(message: str, **extra: Any) -> str:
     """Return the reason that this node itself gives, with whatever else there is to say."""
     return json.dumps({"message": message, **extra})
+
+
+def is_final(text: str | None) -> bool:
+    """Return whether a checked reason says that trying again is of no use."""
+    return text is not None and json.loads(text).get("golem.proposal.rejection.is-final") is True

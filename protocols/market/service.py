@@ -203,6 +203,17 @@ class Market:
         """
         await self.proposals.reject(acting, subscription_id, proposal_id, check_reason(reason))
 
+    async def propose_again(self, acting: NodeId, demand_id: str, proposal_id: str) -> None:
+        """Requestor: begin a negotiation that came to nothing anew, with an Initial proposal of the same offer.
+
+        There is none if the offer is gone, or as long as its provider is busy: then it comes when it is free.
+
+        Raises:
+            NotFound, InvalidId: no such proposal of the demand.
+        """
+        self.proposals.propose_again(acting, demand_id, proposal_id)
+        await trio.lowlevel.checkpoint()
+
     # --- agreements -------------------------------------------------------------------------------------------
 
     async def create_agreement(self, acting: NodeId, proposal_id: str, valid_to_ns: int) -> str:

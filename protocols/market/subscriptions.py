@@ -21,6 +21,7 @@ from protocols.market.matcher import Subscription as MatcherEntry
 
 if TYPE_CHECKING:
     from p2p.identity import NodeId
+    from protocols.market.core.proposals import Record
     from protocols.market.language import Constraint
 
 Kind: TypeAlias = Literal["offer", "demand"]
@@ -63,8 +64,8 @@ class Subscription:
     signal: Signal = dataclasses.field(default_factory=Signal)
     ended: Literal["unsubscribed", "expired"] | None = None
     ended_ns: int = 0
-    proposed: set[str] = dataclasses.field(default_factory=set)
-    """Demand: the offers that an Initial proposal was made of."""
+    proposed: dict[str, Record] = dataclasses.field(default_factory=dict)
+    """Demand: the newest Initial proposal of each offer that one was made of."""
 
     def is_over(self, now_ns: int) -> bool:
         """Return whether its time has passed."""

@@ -46,7 +46,7 @@ from protocols.activity.messages import (
 from protocols.activity.messages import (
     ActivityCreated as Created,
 )
-from protocols.activity.provider import CHECK_AGREEMENTS_EVERY
+from protocols.activity.provider import CHECK_AGREEMENTS_EVERY, COMMIT_TIMEOUT
 from protocols.activity.store import ActivityRow
 from protocols.market.messages import AgreementState
 from tests.protocols.activity.world import AGREEMENT, INITIALIZED, READY, SCRIPT, Side, World, world
@@ -366,6 +366,58 @@ async def test_an_agreement_that_ends_while_the_exe_unit_is_launched(autojump_cl
         await trio.sleep(10)
         assert not found.provider.units.running
         assert len(found.provider.units.made) == 1
+
+
+async def test_an_activity_that_is_asked_for_before_the_commitment_is_heard(
+    autojump_clock: MockClock,
+) -> None:
+    async with world() as found:
+        provider = found.provider
+        await provider.change(AGREEMENT, AgreementState.APPROVING)
+        made: list[str] = []
+
+        async def create() -> None:
+            made.append(await found.create())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(create)
+            await trio.sleep(COMMIT_TIMEOUT / 2)
+            assert not provider.units.made, "nothing runs under an agreement that does not bind yet"
+            await provider.change(AGREEMENT, AgreementState.APPROVED)
+            before = trio.current_time()
+        assert trio.current_time() - before < 1.0, "it did not wait on"
+        assert provider.units.running == set(made)
+
+
+async def test_an_activity_does_not_wait_for_a_commitment_for_ever(autojump_clock: MockClock) -> None:
+    async with world() as found:
+        await found.provider.change(AGREEMENT, AgreementState.APPROVING)
+        before = trio.current_time()
+        with pytest.raises(BadRequest, match="Approving, not Approved"):
+            await found.create()
+        assert COMMIT_TIMEOUT <= trio.current_time() - before < COMMIT_TIMEOUT + 2
+        await found.provider.change(AGREEMENT, AgreementState.CANCELLED)
+        before = trio.current_time()
+        with pytest.raises(BadRequest, match="Cancelled, not Approved"):
+            await found.create()
+        assert trio.current_time() - before < 1.0
+        assert not found.provider.units.made
+
+
+async def test_a_commitment_that_nobody_told_of_is_seen(autojump_clock: MockClock) -> None:
+    async with world() as found:
+        await found.provider.change(AGREEMENT, AgreementState.APPROVING)
+
+        async def commit_silently() -> None:
+            await trio.sleep(3)
+            view = found.provider.agreements[AGREEMENT]
+            found.provider.agreements[AGREEMENT] = msgspec.structs.replace(
+                view, state=AgreementState.APPROVED
+            )
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(commit_silently)
+            assert await found.create()
 
 
 # --- starting -----------------------------------------------------------------------------------------------

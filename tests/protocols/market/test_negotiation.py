@@ -16,6 +16,7 @@ from protocols.market import messages as m
 from protocols.market.errors import BadRequest, Gone, NotFound, NotMatching
 from protocols.market.events import ProposalArrived, ProposalRejected
 from protocols.market.messages import Role
+from protocols.market.reasons import check_reason, is_final
 from tests.protocols.market.trading import (
     DEMAND,
     DEMAND_CONSTRAINTS,
@@ -333,3 +334,69 @@ async def test_a_demand_meets_all_offers_that_match(autojump_clock: trio.testing
         while events := await requestor.collect("demand", demand, 0):
             seen |= {event.proposal.proposal_id for event in events if isinstance(event, ProposalArrived)}
         assert len(seen) == 180
+
+
+# --- once more ------------------------------------------------------------------------------------------------
+
+BUSY = {"message": "busy", "golem.proposal.rejection.is-final": False}
+
+
+async def test_an_offer_that_was_busy_comes_again_when_it_is_free(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As with Golem's agent, which takes its offer back while it is busy and subscribes it anew after that."""
+    async with traders() as (provider, requestor):
+        offer, demand, _, theirs = await opened(provider, requestor)
+        await provider.market.reject_proposal(provider.id, offer, theirs, BUSY)
+        assert [type(event) for event in await requestor.collect("demand", demand)] == [ProposalRejected]
+        await provider.market.set_free(provider.id, offer, 0)
+        assert await requestor.collect("demand", demand, 5) == []
+        await provider.market.set_free(provider.id, offer, 1)
+        initial = await requestor.proposal("demand", demand)
+        assert (initial.state, initial.issuer_id) == ("Initial", provider.id)
+
+
+async def test_an_initial_proposal_that_waits_for_an_answer_is_not_made_twice(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with traders() as (provider, requestor):
+        offer, demand = await provider.offer(), await requestor.demand()
+        initial = await requestor.proposal("demand", demand)
+        for free in (0, 1):
+            await provider.market.set_free(provider.id, offer, free)
+            await trio.sleep(3)
+        await requestor.market.propose_again(requestor.id, demand, initial.proposal_id)
+        assert await requestor.collect("demand", demand, 5) == []
+        await requestor.counter(demand, initial.proposal_id, DEMAND, DEMAND_CONSTRAINTS)
+
+
+async def test_a_requestor_may_begin_anew(autojump_clock: trio.testing.MockClock) -> None:
+    async with traders() as (provider, requestor):
+        offer, demand, mine, theirs = await opened(provider, requestor)
+        await provider.market.reject_proposal(provider.id, offer, theirs, BUSY)
+        await requestor.collect("demand", demand)
+        again = requestor.market.propose_again
+        await again(requestor.id, demand, mine)
+        initial = await requestor.proposal("demand", demand)
+        assert initial.state == "Initial"
+        await requestor.counter(demand, initial.proposal_id, DEMAND, DEMAND_CONSTRAINTS)
+        draft = await provider.proposal("offer", offer)
+        await provider.counter(offer, draft.proposal_id, OFFER, OFFER_CONSTRAINTS)
+        assert (await requestor.proposal("demand", demand)).state == "Draft"
+        for owner, unknown in ((provider.id, mine), (requestor.id, "R-" + "0" * 64)):
+            with pytest.raises(NotFound):
+                await again(owner, demand, unknown)
+
+
+@pytest.mark.parametrize(
+    ("reason", "final"),
+    [
+        (None, False),
+        ({"message": "no"}, False),
+        (BUSY, False),
+        ({"message": "no", "golem.proposal.rejection.is-final": True}, True),
+        ({"message": "no", "golem.proposal.rejection.is-final": "yes"}, False),
+    ],
+)
+def test_which_reasons_are_final(reason: Any, final: bool) -> None:
+    assert is_final(check_reason(reason)) is final
