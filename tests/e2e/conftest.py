@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -18,10 +18,24 @@ from node.devnet.local import LocalNetwork
 from tests.exeunit.runtimes.wasm.guests import COPY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+SHOWN_BYTES = 4000
+"""How much of the end of each log a failure shows."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure what the story's processes said."""
+    report = yield
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if report.failed and isinstance(folder, Path):
+        for log in sorted(folder.rglob("*.log")):
+            text = log.read_text(errors="replace")[-SHOWN_BYTES:]
+            report.sections.append((f"the end of {log.relative_to(folder)}", text))
+    return report
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -77,6 +91,59 @@ def requestor(network: LocalNetwork) -> Node:
     node = Node(network).start()
     node.client.post("/golem-p2p/v1/payment/fund", {}, timeout=60)
     return node
+
+
+class Command:
+    """A command of ours that runs beside the test. What it says is in files, and shown if the test fails."""
+
+    def __init__(self, folder: Path, name: str, *arguments: str | Path) -> None:
+        self._out, self._log = folder / f"{name}.out", folder / f"{name}.log"
+        with self._out.open("wb") as out, self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [str(BIN / "golem-p2p"), *map(str, arguments)],
+                env=with_commands(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def until(self, condition: Callable[[], Any], seconds: float, what: str) -> Any:
+        """Do as `until` does, but fail at once when the command has ended."""
+
+        def looked() -> Any:
+            found = condition()
+            if not found and self.process.poll() is not None and not (found := condition()):
+                pytest.fail(
+                    f"the command ended with {self.process.returncode} before this: {what}\n{self.said}"
+                )
+            return found
+
+        return until(looked, seconds, what)
+
+    def ended(self, seconds: float) -> int:
+        """Wait for its end and return its exit code."""
+        return self.process.wait(seconds)
+
+    @property
+    def said(self) -> str:
+        """Return its standard output."""
+        return self._out.read_text(errors="replace")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def provider(network: LocalNetwork, number: int) -> Node:
