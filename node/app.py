@@ -147,7 +147,12 @@ async def _start(node: Node, stack: contextlib.AsyncExitStack) -> None:
     door.store_owner_token()
     await stack.enter_async_context(door.running())
     broadcast = node.broadcast = GossipBroadcast(
-        node.overlay, node.key, node.clock, node.entropy, structlog.get_logger("broadcast")
+        node.overlay,
+        node.key,
+        node.clock,
+        node.entropy,
+        structlog.get_logger("broadcast"),
+        report=node.events.add,
     )
     await stack.enter_async_context(broadcast.running())
     context = NodeContext(
@@ -304,6 +309,7 @@ async def _join_overlay(node: Node) -> None:
         entropy=node.entropy,
         peer_store=FilePeerStore(config.data_dir / "peers.json"),
         agent=f"golem-p2p/{importlib.metadata.version('golem-p2p')}",
+        report=node.events.add,
         mdns=config["overlay.mdns"] and config.text("overlay.network") != "devnet",
     )
     node.overlay.attach(overlay)

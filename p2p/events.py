@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from itertools import chain
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import structlog
@@ -35,13 +35,15 @@ _log = structlog.get_logger("net")
 class NetEvent(msgspec.Struct, frozen=True, tag_field="event"):
     """Something that happened."""
 
-    LEVEL: ClassVar[str] = "info"
-    """At which level it is logged."""
-
     @property
     def code(self) -> str:
         """Return one word of a small fixed set, to count by."""
         return ""
+
+    @property
+    def level(self) -> str:
+        """Return the level at which it is logged: `info` is for what may want doing something about."""
+        return "info"
 
     @property
     def kind(self) -> str:
@@ -51,8 +53,6 @@ class NetEvent(msgspec.Struct, frozen=True, tag_field="event"):
 
 class PeerConnected(NetEvent, frozen=True, tag="peer-connected"):
     """The first session with a peer began."""
-
-    LEVEL = "debug"
 
     peer: str
     """A NodeId, or a guest's PeerId."""
@@ -67,16 +67,22 @@ class PeerConnected(NetEvent, frozen=True, tag="peer-connected"):
     def code(self) -> str:
         return f"{self.direction}-{self.path}"
 
+    @property
+    def level(self) -> str:
+        return "debug"
+
 
 class PeerDisconnected(NetEvent, frozen=True, tag="peer-disconnected"):
     """The last session with a peer ended."""
-
-    LEVEL = "debug"
 
     peer: str
     """A NodeId, or a guest's PeerId."""
     reason: str
     """Why, as far as this end knows."""
+
+    @property
+    def level(self) -> str:
+        return "debug"
 
 
 Refusal = Literal["network", "version", "stranger", "silent", "limit", "broken"]
@@ -101,15 +107,17 @@ class PeerDropped(NetEvent, frozen=True, tag="peer-dropped"):
         return self.why
 
 
+HandshakeFault = Literal["time", "limit", "protocol", "lost"]
+"""Out of time; a limit of this node; not Noise and yamux, or a wrong key; the connection was lost."""
+
+
 class HandshakeFailed(NetEvent, frozen=True, tag="handshake-failed"):
     """A connection came in, and no session came of it."""
 
-    LEVEL = "debug"
-
     address: str
     """Where from, as a multiaddr; empty where that is not known."""
-    why: Literal["time", "limit", "protocol", "lost"]
-    """Out of time; a limit of this node; not Noise and yamux, or a wrong key; the connection was lost."""
+    why: HandshakeFault
+    """In a word."""
     reason: str
     """In words."""
 
@@ -117,11 +125,13 @@ class HandshakeFailed(NetEvent, frozen=True, tag="handshake-failed"):
     def code(self) -> str:
         return self.why
 
+    @property
+    def level(self) -> str:
+        return "debug"
+
 
 class DialFailed(NetEvent, frozen=True, tag="dial-failed"):
     """Discovery dialled an address, and no peer of ours was there."""
-
-    LEVEL = "debug"
 
     address: str
     """A multiaddr."""
@@ -133,6 +143,10 @@ class DialFailed(NetEvent, frozen=True, tag="dial-failed"):
     @property
     def code(self) -> str:
         return "bootstrap" if self.bootstrap else "other"
+
+    @property
+    def level(self) -> str:
+        return "info" if self.bootstrap else "debug"
 
 
 class VerdictChanged(NetEvent, frozen=True, tag="verdict-changed"):
@@ -171,8 +185,16 @@ class GossipFault(NetEvent, frozen=True, tag="gossip-fault"):
 
     peer: str
     """A NodeId, or a guest's PeerId."""
-    reason: str
-    """What it did, in words."""
+    fault: str
+    """What it did, as gossip's counters name it."""
+
+    @property
+    def code(self) -> str:
+        return self.fault
+
+    @property
+    def level(self) -> str:
+        return "debug"
 
 
 Event = (
@@ -191,8 +213,13 @@ Report = Callable[[NetEvent], None]
 """Takes in what happened; never blocks, never fails."""
 
 
+def logged(event: NetEvent) -> None:
+    """Write an event's line: what a component reports to where nobody keeps a log."""
+    getattr(_log, event.level)(event.kind, **msgspec.structs.asdict(event))
+
+
 def unreported(event: NetEvent) -> None:
-    """Do nothing: what a component reports to when nobody asked."""
+    """Do nothing: for what would be too much to log."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -243,7 +270,7 @@ class EventLog:
         entry = Entry(self._last, self._clock.utc_ns(), event)
         self._entries.setdefault(event.kind, deque(maxlen=self._kept)).append(entry)
         self._counts[event.kind, event.code] += 1
-        getattr(_log, event.LEVEL)(event.kind, **msgspec.structs.asdict(event))
+        logged(event)
         self._added.set()
         self._added = trio.Event()
 

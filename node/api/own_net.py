@@ -6,12 +6,13 @@ libp2p programs, by their PeerId; wherever one is asked for, the address that it
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from node.api.own import PREFIX, owner_only
-from node.api.web import Routes, answer, error
+from node.api.web import EventStream, Routes, answer, error
 from node.netcheck import probe
 from node.netcheck.judge import judge, worst
 from p2p import ping
@@ -20,12 +21,17 @@ from p2p.overlay import OverlayError, PeerUnreachable
 from protocols.ground.times import format_time
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starlette.responses import Response
 
     from node.api.web import ApiRequest
     from node.app import Node
+    from p2p.events import Entry
     from p2p.overlay import PeerInfo
 
+MAX_EVENTS = 1000
+"""Most events that are told at a time."""
 PING_TIMEOUT = 5.0
 """Seconds to wait for the answer to one ping."""
 
@@ -44,6 +50,8 @@ def routes(node: Node) -> Routes:
         ("GET", "/peers", net.peers),
         ("POST", "/ping", net.ping),
         ("POST", "/check", net.check),
+        ("GET", "/events", net.events),
+        ("GET", "/events/stream", net.follow_events),
     ):
         table.add(method, template, owner_only(handler))
     return table
@@ -105,6 +113,37 @@ class _Net:
             {"schema": "golem-p2p/netcheck/1", "level": worst(checks), "facts": facts, "checks": checks}
         )
 
+    async def events(self, request: ApiRequest) -> Response:
+        after, limit = request.query_int("after", 0) or 0, request.query_int("limit", MAX_EVENTS) or 0
+        entries = self._node.events.after(after, min(max(limit, 0), MAX_EVENTS))
+        return answer(
+            {
+                "schema": "golem-p2p/events/1",
+                "last": self._node.events.last,
+                "events": [_event(entry) for entry in entries],
+            }
+        )
+
+    async def follow_events(self, request: ApiRequest) -> Response:
+        events = self._node.events
+        after = request.query_int("after")
+        return EventStream(self._frames(events.last if after is None else after))
+
+    @asynccontextmanager
+    async def _frames(self, seq: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        events = self._node.events
+
+        async def frames() -> AsyncIterator[bytes]:
+            last = seq
+            while True:
+                await events.wait_after(last)
+                for entry in events.after(last, MAX_EVENTS):
+                    last = entry.seq
+                    document = msgspec.json.encode(_event(entry))
+                    yield b"id: %d\ndata: %b\n\n" % (entry.seq, document)
+
+        yield frames()
+
     async def _who(self, text: str) -> str:
         """Return whom a text names. Raises ApiError, PeerUnreachable."""
         if text.startswith("/"):
@@ -117,6 +156,10 @@ class _Net:
             raise error(
                 400, f"{problem}, an address (/ip4/...), or a guest's peer id as `peers` lists it"
             ) from problem
+
+
+def _event(entry: Entry) -> dict[str, Any]:
+    return {"seq": entry.seq, "at": format_time(entry.at_ns), **msgspec.to_builtins(entry.event)}
 
 
 def _session(peer: PeerInfo) -> dict[str, Any]:

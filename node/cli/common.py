@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 FAILURE, USAGE, NOT_RUNNING, NOT_FOUND, REFUSED, TIMEOUT, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 ACCESS_FILE = "rest.json"
 """Where a running node says how its owner reaches it; readable by its owner alone."""
+STREAM_SILENCE = 60.0
+"""Seconds without a word, not even a ping, after which an event stream counts as dead."""
+MAX_LINE_BYTES = 2**20
 LOCK_FILE = "node.lock"
 """Locked by the running node, to its very end."""
 
@@ -110,13 +113,33 @@ class NodeClient:
             NotRunning: nobody listens.
             CliError: the node refused, with its own words, or it is no node that answers.
         """
+        with self._asked(method, path, body, timeout) as response:
+            raw = response.read()
+        return self._document(raw) if raw else None
+
+    def follow(self, path: str, **query: str | int | None) -> Iterator[Any]:
+        """Yield the documents of an event stream as they come, until the node ends it. Raises as `request`."""
+        given = {name: str(value) for name, value in query.items() if value is not None}
+        target = path + ("?" + urllib.parse.urlencode(given) if given else "")
+        with self._asked("GET", target, None, STREAM_SILENCE) as response:
+            while line := response.readline(MAX_LINE_BYTES):
+                if line.startswith(b"data:"):
+                    yield self._document(line.removeprefix(b"data:"))
+
+    @contextlib.contextmanager
+    def _asked(self, method: str, path: str, body: Any, timeout: float) -> Iterator[http.client.HTTPResponse]:
+        """Send a request, and have its answer read inside the block; errors there are worded too."""
         parts = urllib.parse.urlsplit(self.url)
         connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=timeout)
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         try:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
-            raw = response.read()
+            if response.status >= 400:
+                raise CliError(
+                    _message(response.read(), response.status), _CODES.get(response.status, FAILURE)
+                )
+            yield response
         except TimeoutError as error:
             raise CliError(f"the node did not answer within {timeout:.0f} s", TIMEOUT) from error
         except OSError as error:
@@ -125,10 +148,10 @@ class NodeClient:
             raise CliError(f"{method} {path} at {self.url} failed: {error!r}") from error
         finally:
             connection.close()
-        if response.status >= 400:
-            raise CliError(_message(raw, response.status), _CODES.get(response.status, FAILURE))
+
+    def _document(self, raw: bytes) -> Any:
         try:
-            return json.loads(raw) if raw else None
+            return json.loads(raw)
         except ValueError as error:
             raise CliError(f"what answers at {self.url} is no node of this software") from error
 

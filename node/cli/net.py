@@ -1,7 +1,8 @@
-"""Verbs about the network: peers, ping, netcheck."""
+"""Verbs about the network: peers, ping, netcheck, net."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -115,6 +116,69 @@ def _show_ping(document: dict[str, Any]) -> None:
     say(line)
     if document["problem"]:
         say(f"! {printable(document['problem'])}")
+
+
+# --- net ----------------------------------------------------------------------------------------------------
+
+
+def net(argv: Sequence[str]) -> int:
+    """Run `golem-p2p net`."""
+    app = make_app("The network underneath: what happens on it.")
+
+    @app.callback()
+    def group() -> None:
+        """Keep `events` a word of its own, however few there are."""
+
+    @app.command()
+    def events(
+        data_dir: DataDir = "",
+        as_json: Json = False,
+        follow: Annotated[
+            bool, typer.Option("--follow", "-f", help="Go on with new ones until Ctrl-C.")
+        ] = False,
+        limit: Annotated[
+            int, typer.Option("--limit", "-n", min=0, max=1000, help="How many of the newest.")
+        ] = 50,
+    ) -> None:
+        """Show what happened on the network lately: peers that came, went or were dropped, and why; dials that failed.
+
+        With --follow, --json prints a line of JSON for each event. docs/observability.md lists them.
+
+        Example: golem-p2p net events --follow --json | jq -r 'select(.event == "peer-dropped") | .reason'
+        """
+        client = NodeClient(config_of(data_dir))
+        document = client.get(f"{NET}/events", limit=limit)
+        if not follow:
+            emit(document, as_json, lambda: _show_events(document["events"]))
+            return
+        show = _print_line if as_json else _show_event
+        for event in document["events"]:
+            show(event)
+        for event in client.follow(f"{NET}/events/stream", after=document["last"]):
+            show(event)
+        complain("the node has stopped")
+
+    return run_app(app, argv, "golem-p2p net")
+
+
+def _show_events(events: Sequence[dict[str, Any]]) -> None:
+    for event in events:
+        _show_event(event)
+    if not events:
+        complain("nothing has happened on the network yet")
+
+
+def _show_event(event: dict[str, Any]) -> None:
+    shown = {k: v for k, v in event.items() if k not in ("seq", "at", "event", "reason")}
+    words = " ".join(f"{name}={value}" for name, value in shown.items())
+    reason = f"  {event['reason']}" if event.get("reason") else ""
+    say(printable(f"{event['at']}  {event['event']:<17}  {words}{reason}"))
+    sys.stdout.flush()
+
+
+def _print_line(event: dict[str, Any]) -> None:
+    say(json.dumps(event))
+    sys.stdout.flush()
 
 
 # --- netcheck -----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from p2p.broadcast.api import Verdict
-from p2p.broadcast.effects import Deliver, Effect, Reset, Send
+from p2p.broadcast.effects import Blamed, Deliver, Effect, Reset, Send
 from p2p.broadcast.links import Link
 from p2p.broadcast.params import GossipParams
 from p2p.broadcast.rounds import SyncRounds
@@ -26,6 +26,7 @@ from p2p.broadcast.score import Fault, Standing
 from p2p.broadcast.sign import StrictSign
 from p2p.broadcast.sync import PROTOCOL_MAJOR, PROTOCOL_NAME, Answerer, Asker, SyncError, SyncViolation
 from p2p.broadcast.wire import MAX_FRAME_BYTES, PROTOCOL_11, PROTOCOL_12, encode_frame
+from p2p.events import GossipFault, unreported
 from p2p.identity import NodeId
 from p2p.overlay import OverlayError, ProtocolRefused, StreamBroken, protocol_id
 from p2p.protobuf import FrameReader, WireError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from p2p.broadcast.api import Topic
     from p2p.clock import Clock
     from p2p.entropy import Entropy
+    from p2p.events import Report
     from p2p.identity import PrivateKey
     from p2p.overlay import Overlay, PeerChange, Stream
 
@@ -64,6 +66,7 @@ class GossipBroadcast:
 
     Args:
         key: the node's key, whose NodeId the overlay has: it signs the envelopes of what we publish.
+        report: is told of peers' faults.
     """
 
     def __init__(
@@ -74,12 +77,14 @@ class GossipBroadcast:
         entropy: Entropy,
         log: structlog.typing.FilteringBoundLogger,
         params: GossipParams = GossipParams(),  # noqa: B008 - frozen
+        report: Report = unreported,
     ) -> None:
         self._overlay = overlay
         self._clock = clock
         self._rng = entropy.jitter
         self._log = log
         self._params = params
+        self._report = report
         self._router = Router(params, StrictSign(key), self._rng, clock.utc_ns())
         self._rounds = SyncRounds(self._rng, self._connected, self._exchange)
         self._sync_id = protocol_id(overlay.network, PROTOCOL_NAME, PROTOCOL_MAJOR)
@@ -189,6 +194,8 @@ class GossipBroadcast:
                         self._links[effect.peer].put(effect.rpc, frame)
                 case Deliver():
                     self._deliveries.send_nowait(effect)
+                case Blamed(peer, fault):
+                    self._report(GossipFault(peer, fault.value))
                 case Reset(peer, reason):
                     self._log.info("reset the gossip stream of a peer", peer=peer, reason=reason)
                     if peer in self._inbound:

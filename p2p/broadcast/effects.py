@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from p2p.broadcast.score import Fault
 from p2p.broadcast.wire import IHave, Prune, Rpc, Subscription
 
 
@@ -31,7 +32,14 @@ class Reset(msgspec.Struct, frozen=True):
     reason: str
 
 
-Effect = Send | Deliver | Reset
+class Blamed(msgspec.Struct, frozen=True):
+    """Nothing to be done: `peer` did something wrong."""
+
+    peer: str
+    fault: Fault
+
+
+Effect = Send | Deliver | Reset | Blamed
 
 
 class Draft:

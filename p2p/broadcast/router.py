@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from p2p.broadcast.api import Verdict
 from p2p.broadcast.cache import ExpiringIds, MessageCache
-from p2p.broadcast.effects import Deliver, Effect, Effects, Reset, Send
+from p2p.broadcast.effects import Blamed, Deliver, Effect, Effects, Reset, Send
 from p2p.broadcast.mesh import Meshes, Peers
 from p2p.broadcast.score import Fault, Scores, Standing
 from p2p.broadcast.sign import SEQNO_BYTES
@@ -405,6 +405,7 @@ class Router:
 
     def _blame(self, now: float, peer: str, fault: Fault, out: Effects) -> None:
         self.counters[fault.value] += 1
+        out.add(Blamed(peer, fault))
         before = self._scores.standing(now, peer)
         self._scores.blame(now, peer, fault)
         after = self._scores.standing(now, peer)

@@ -12,14 +12,16 @@ import structlog
 import trio
 
 from p2p.discovery.exchange import HelloRefused
-from p2p.discovery.messages import explain_refusal
+from p2p.discovery.messages import Unfit, explain_refusal
 from p2p.discovery.sessions import S
+from p2p.events import PeerDropped, logged
 from p2p.overlay import OverlayError, PeerUnreachable, ProtocolRefused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from p2p.discovery.sessions import Sessions
+    from p2p.events import Report
     from p2p.identity import NodeId
     from p2p.overlay import Stream
 
@@ -67,6 +69,7 @@ class Door(Generic[S]):
         open_stream: opens a stream on one particular session, admitted or not.
         served: what protocols the peer of a session serves, as far as can be found out; for the reason given.
         close: ends a session, at once.
+        report: is told of who was not admitted, and why.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Door(Generic[S]):
         open_stream: Callable[[S, str], Awaitable[Stream]],
         served: Callable[[S], Awaitable[tuple[str, ...]]],
         close: Callable[[S, str], None],
+        report: Report = logged,
     ) -> None:
         self._sessions = sessions
         self._admission = admission
@@ -85,6 +89,7 @@ class Door(Generic[S]):
         self._open_stream = open_stream
         self._served = served
         self._close = close
+        self._report = report
 
     async def enter_dialled(self, session: S, peer: NodeId) -> None:
         """Say hello on a session that this node dialled, and admit it.
@@ -105,14 +110,12 @@ class Door(Generic[S]):
                     stream.reset()
                     raise
         except BaseException as error:
-            reason = await self._reason(session, error)
-            self._close(session, reason)
+            unfit = await self._unfit(session, error)
+            self._close(session, unfit.words)
             if not isinstance(error, HelloRefused | OverlayError | trio.TooSlowError):
                 raise
-            foreign = isinstance(error, HelloRefused | ProtocolRefused)  # and not only in a bad moment
-            log = self._log.info if foreign else self._log.debug
-            log("dropped a peer that was dialled", peer=peer, reason=reason)
-            raise PeerUnreachable(f"{peer} was reached, but {reason}") from error
+            self._report(PeerDropped(peer, dialled=True, why=unfit.why, reason=unfit.words))
+            raise PeerUnreachable(f"{peer} was reached, but {unfit.words}") from error
         self._sessions.admit(session, agent)
         if session not in self._sessions:
             raise PeerUnreachable(f"{peer} closed the session as it began")
@@ -130,7 +133,7 @@ class Door(Generic[S]):
             await self._sessions.admission(session)
         if session in self._sessions and not self._sessions.is_admitted(session):
             reason = f"it did not say hello on {self._admission.protocol} within {HELLO_TIMEOUT:g} s"
-            self._log.info("dropped a peer that dialled", peer=peer, reason=reason)
+            self._report(PeerDropped(peer, dialled=False, why="silent", reason=reason))
             self._close(session, reason)
 
     async def answer(self, session: S, stream: Stream) -> None:
@@ -141,14 +144,14 @@ class Door(Generic[S]):
                 await self._admission.answer(stream, lambda agent: self._sessions.admit(session, agent))
                 await stream.aclose()
         except (HelloRefused, trio.TooSlowError) as error:
-            reason = await self._reason(session, error)
-            self._log.info("dropped a peer that said hello", peer=stream.peer, reason=reason)
+            unfit = await self._unfit(session, error)
+            self._report(PeerDropped(stream.peer, dialled=False, why=unfit.why, reason=unfit.words))
             with trio.move_on_after(1):  # let the answer arrive, so that the peer can say why too
                 await stream.aclose()
                 await trio.sleep(0.5)
-            self._close(session, reason)
+            self._close(session, unfit.words)
 
-    async def _reason(self, session: S, error: BaseException) -> str:
+    async def _unfit(self, session: S, error: BaseException) -> Unfit:
         match error:
             case ProtocolRefused():
                 assert self._admission is not None
@@ -156,7 +159,9 @@ class Door(Generic[S]):
                 with trio.move_on_after(HELLO_TIMEOUT / 2):
                     protocols = await self._served(session)
                 return explain_refusal(self._admission.network, protocols)
+            case HelloRefused():
+                return Unfit(error.why, str(error))
             case trio.TooSlowError():
-                return f"its hello was not complete within {HELLO_TIMEOUT:g} s"
+                return Unfit("silent", f"its hello was not complete within {HELLO_TIMEOUT:g} s")
             case _:
-                return str(error) or type(error).__name__
+                return Unfit("broken", str(error) or type(error).__name__)

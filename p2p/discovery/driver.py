@@ -25,6 +25,7 @@ from p2p.discovery.messages import (
     mismatch,
 )
 from p2p.discovery.policy import DiscoveryPolicy, DiscoverySettings
+from p2p.events import DialFailed, PeerDropped, logged
 from p2p.identity import NodeId
 from p2p.identity.alias import MAX_ALIASES
 from p2p.overlay import Overlay, OverlayError, PeerChange, PeerUnreachable, protocol_id
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from p2p.discovery.peer_store import PeerStore
     from p2p.discovery.policy import Dial
     from p2p.entropy import Entropy
+    from p2p.events import Report
     from p2p.identity.alias import AliasRecord
     from p2p.overlay import Stream
 
@@ -61,6 +63,7 @@ class Discovery:
         acceptable: whether an address that a peer told may be tried.
         version, oldest: the versions of the protocols that this node speaks.
         aliases: returns the records of further NodeIds that this node speaks for.
+        report: is told of dials that fail and of peers that stop answering.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Discovery:
         version: int = PROTOCOL_VERSION,
         oldest: int = OLDEST_VERSION,
         aliases: Callable[[], Sequence[AliasRecord]] = tuple,
+        report: Report = logged,
     ) -> None:
         self.policy = DiscoveryPolicy(me, bootstrap, settings, acceptable)
         self._log = _log.bind(node=me)
@@ -91,6 +95,7 @@ class Discovery:
         self._version, self._oldest = version, oldest
         self._own_aliases = aliases
         self._aliases = AliasTable(network)
+        self._report = report
         self._news = trio.Event()
 
     # As `Admission`.
@@ -208,8 +213,7 @@ class Discovery:
         except ThisNode:
             found = overlay.node_id
         except PeerUnreachable as error:
-            log = self._log.info if dial.bootstrap else self._log.debug
-            log("a dial failed", address=dial.address, bootstrap=dial.bootstrap, reason=str(error))
+            self._report(DialFailed(dial.address, dial.bootstrap, str(error)))
         finally:
             if found is None:
                 self.failed(dial.address)
@@ -229,7 +233,9 @@ class Discovery:
                     raise
         except (OverlayError, HelloRefused, trio.TooSlowError) as error:
             reason = str(error) or f"no answer within {REFRESH_TIMEOUT:g} s"
-            self._log.info("dropped a peer that does not answer hello", peer=peer, reason=reason)
+            why = error.why if isinstance(error, HelloRefused) else "silent"
+            dialled = any(info.node_id == peer and info.direction == "out" for info in overlay.peers())
+            self._report(PeerDropped(peer, dialled, why, f"when hello was said again: {reason}"))
             await overlay.disconnect(peer)
 
     async def _save_now_and_then(self) -> None:

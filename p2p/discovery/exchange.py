@@ -12,13 +12,23 @@ from p2p.codec import CodecError, decode, encode
 from p2p.discovery.messages import MAX_FRAME_BYTES, Hello, mismatch
 
 if TYPE_CHECKING:
+    from p2p.events import Refusal
     from p2p.overlay import Stream
 
 _LENGTH_BYTES = 4
 
 
 class HelloRefused(Exception):
-    """The peer is not one that this node can talk to."""
+    """The peer is not one that this node can talk to.
+
+    Args:
+        words: for people.
+        why: in a word.
+    """
+
+    def __init__(self, words: str, why: Refusal = "broken") -> None:
+        super().__init__(words)
+        self.why: Refusal = why
 
 
 async def greet(stream: Stream, ours: Hello) -> Hello:
@@ -53,9 +63,9 @@ async def answer(stream: Stream, ours: Hello, theirs: Hello) -> None:
 
 
 def _check(ours: Hello, theirs: Hello) -> None:
-    reason = mismatch(ours, theirs)
-    if reason is not None:
-        raise HelloRefused(reason)
+    unfit = mismatch(ours, theirs)
+    if unfit is not None:
+        raise HelloRefused(unfit.words, unfit.why)
 
 
 async def _send(stream: Stream, hello: Hello) -> None:

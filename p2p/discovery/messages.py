@@ -12,6 +12,7 @@ from typing import Annotated
 
 import msgspec
 
+from p2p.events import Refusal
 from p2p.identity.alias import MAX_ALIASES, AliasRecord
 
 HELLO = "hello"
@@ -59,32 +60,47 @@ class Hello(msgspec.Struct, frozen=True):
     """Signed records of further NodeIds that the speaker speaks for; these are proofs."""
 
 
-def mismatch(ours: Hello, theirs: Hello) -> str | None:
+class Unfit(msgspec.Struct, frozen=True):
+    """Why a peer is none to talk to."""
+
+    why: Refusal
+    """In a word."""
+    words: str
+    """For people."""
+
+
+def mismatch(ours: Hello, theirs: Hello) -> Unfit | None:
     """Return why the two cannot talk, or None when they can. Both sides come to the same answer."""
     if ours.network != theirs.network:
-        return f"it is on network {theirs.network!r}, this node on {ours.network!r}"
+        return Unfit("network", f"it is on network {theirs.network!r}, this node on {ours.network!r}")
     if theirs.version < ours.oldest:
-        return (
+        return Unfit(
+            "version",
             f"it speaks version {theirs.version} of the protocols ({theirs.agent}), this node needs at least "
-            f"{ours.oldest}: the peer needs an update"
+            f"{ours.oldest}: the peer needs an update",
         )
     if ours.version < theirs.oldest:
-        return (
+        return Unfit(
+            "version",
             f"it needs version {theirs.oldest} of the protocols ({theirs.agent}), this node speaks "
-            f"{ours.version}: this node needs an update"
+            f"{ours.version}: this node needs an update",
         )
     return None
 
 
-def explain_refusal(network: str, protocols: tuple[str, ...]) -> str:
+def explain_refusal(network: str, protocols: tuple[str, ...]) -> Unfit:
     """Return why a peer that serves `protocols` does not serve our hello, for the log."""
     for protocol in protocols:
         parts = protocol.split("/")
         if len(parts) == 5 and parts[1] == "golem-p2p" and parts[3] == HELLO:
             if parts[2] != network:
-                return f"it is on network {parts[2][:64]!r}, this node on {network!r}"
-            return (
+                return Unfit("network", f"it is on network {parts[2][:64]!r}, this node on {network!r}")
+            return Unfit(
+                "version",
                 f"it serves {HELLO}/{parts[4][:8]}, this node {HELLO}/{HELLO_MAJOR}: "
-                "one of the two needs an update"
+                "one of the two needs an update",
             )
-    return f"it does not serve {HELLO}: it is no golem-p2p node, or on another network than {network!r}"
+    return Unfit(
+        "stranger",
+        f"it does not serve {HELLO}: it is no golem-p2p node, or on another network than {network!r}",
+    )

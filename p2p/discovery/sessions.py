@@ -13,10 +13,13 @@ import msgspec
 import structlog
 import trio
 
+from p2p.events import PeerConnected, PeerDisconnected, unreported
 from p2p.overlay import PeerChange, PeerInfo, is_guest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from p2p.events import Report
 
 S = TypeVar("S")
 """An implementation's session; hashable by identity."""
@@ -32,9 +35,14 @@ class _Entry:
 
 
 class Sessions(Generic[S]):
-    """The table of sessions of one overlay."""
+    """The table of sessions of one overlay.
 
-    def __init__(self) -> None:
+    Args:
+        report: is told when peers come and go.
+    """
+
+    def __init__(self, report: Report = unreported) -> None:
+        self._report = report
         self._entries: dict[S, _Entry] = {}
         self._admitted: dict[str, list[S]] = {}
         self._listeners: dict[object, tuple[Callable[[PeerChange], None], bool]] = {}
@@ -61,10 +69,15 @@ class Sessions(Generic[S]):
         first = peer not in self._admitted
         self._admitted.setdefault(peer, []).append(session)
         if first:
+            self._report(PeerConnected(peer, entry.info.address, entry.info.direction, entry.info.path))
             self._tell(PeerChange(node_id=peer, connected=True))
 
-    def end(self, session: S) -> None:
-        """Take a session out; the last one's end is told as the peer's."""
+    def end(self, session: S, reason: str = "") -> None:
+        """Take a session out; the last one's end is told as the peer's.
+
+        Args:
+            reason: why it ended, for people.
+        """
         entry = self._entries.pop(session, None)
         if entry is None:
             return
@@ -75,6 +88,7 @@ class Sessions(Generic[S]):
             left.remove(session)
             if not left:
                 del self._admitted[peer]
+                self._report(PeerDisconnected(peer, reason))
                 self._tell(PeerChange(node_id=peer, connected=False))
 
     async def admission(self, session: S) -> bool:

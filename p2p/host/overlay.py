@@ -20,6 +20,7 @@ import trio
 from p2p.discovery import Discovery, DiscoverySettings, Door, PeerStore, Sessions, ThisNode
 from p2p.discovery.messages import OLDEST_VERSION, PROTOCOL_VERSION
 from p2p.discovery.serving import OneAtATime, serve_stream
+from p2p.events import HandshakeFailed, logged, unreported
 from p2p.host.addresses import InvalidAddress, is_acceptable, parse_address
 from p2p.host.identify import protocols_of
 from p2p.host.listening import check_free, concrete
@@ -42,6 +43,7 @@ from p2p.overlay import (
 from p2p.session import (
     MemoryBudget,
     NoiseIdentity,
+    ProtocolError,
     Secp256k1Identity,
     SessionError,
     YamuxSettings,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 
     from p2p.clock import Clock
     from p2p.entropy import Entropy
+    from p2p.events import HandshakeFault, Report
     from p2p.host.addresses import TcpAddress
     from p2p.identity import PrivateKey
     from p2p.identity.alias import AliasRecord
@@ -87,6 +90,7 @@ class LibP2POverlay:
         mdns: whether to look for nodes of the network on the local one. Never on by itself.
         settings: how many peers to look for, and how eagerly.
         aliases: returns the records of further NodeIds that this node speaks for.
+        report: is told of what happens on the network; None logs what went wrong.
         reuse_port: whether dials leave from the port that is listened on, where that is possible.
         memory_bytes: what all sessions together may promise to receive and hold unread.
         yamux: limits and times of each session.
@@ -111,6 +115,7 @@ class LibP2POverlay:
         version: int = PROTOCOL_VERSION,
         oldest: int = OLDEST_VERSION,
         aliases: Callable[[], Sequence[AliasRecord]] = tuple,
+        report: Report | None = None,
     ) -> None:
         self._node_id = key.node_id
         self._peer_id = peer_id_of(key.public_key)
@@ -123,7 +128,7 @@ class LibP2POverlay:
         self._entropy = entropy
         self._listening: tuple[str, ...] = ()
         self._sources: list[Place] = []
-        self._sessions: Sessions[HostSession] = Sessions()
+        self._sessions: Sessions[HostSession] = Sessions(report or unreported)
         self._handlers: dict[str, StreamHandler] = {}
         self._dialling = OneAtATime()
         self._nursery: trio.Nursery | None = None
@@ -144,7 +149,9 @@ class LibP2POverlay:
             version=version,
             oldest=oldest,
             aliases=aliases,
+            report=report or logged,
         )
+        self._report = report or logged
         self._host.advertise(self.discovery.protocol)
         self._door = Door(
             self._sessions,
@@ -153,6 +160,7 @@ class LibP2POverlay:
             open_stream=HostSession.open_stream,
             served=protocols_of,
             close=self._end,
+            report=report or logged,
         )
 
     def __repr__(self) -> str:
@@ -275,17 +283,19 @@ class LibP2POverlay:
             for session in self._sessions.all():
                 nursery.start_soon(session.close, DRAIN)
         for session in self._sessions.all():
-            self._sessions.end(session)
+            self._sessions.end(session, "this node is shutting down")
 
     # Sessions.
 
     async def _accept_connection(self, stream: trio.SocketStream) -> None:
+        address = ""
         try:
             with trio.fail_after(UPGRADE_TIMEOUT):
                 _, there = ends(stream)
-                await self._establish(stream, initiator=False, address=str(there))
+                address = str(there)
+                await self._establish(stream, initiator=False, address=address)
         except (OSError, OverlayError, trio.TooSlowError) as error:
-            _log.debug("an inbound connection came to nothing", node=self._node_id, error=repr(error))
+            self._report(HandshakeFailed(address, _why(error), str(error) or "it took too long"))
             await trio.aclose_forcefully(stream)
 
     async def _establish(
@@ -345,13 +355,13 @@ class LibP2POverlay:
         try:
             await session.wire.run(functools.partial(self._accept_stream, session))
         finally:
-            self._sessions.end(session)
+            self._sessions.end(session, session.wire.ended or "")
             self._host.get_network().forget(session.connection)
 
     def _end(self, session: HostSession, reason: str) -> None:
         if session in self._sessions:
             _log.debug("ending a session", node=self._node_id, peer=session.peer, reason=reason)
-            self._sessions.end(session)
+            self._sessions.end(session, reason)
             if self._nursery is not None:
                 self._nursery.start_soon(session.close)
 
@@ -456,3 +466,15 @@ class LibP2POverlay:
     async def _serve_stock(self, session: HostSession, stream: MuxedStream, _: Stream) -> None:
         assert session.connection is not None
         await self._host.serve_stock(stream, session.connection)
+
+
+def _why(error: Exception) -> HandshakeFault:
+    """Return in a word why a connection that came in made no session."""
+    match error:
+        case trio.TooSlowError():
+            return "time"
+        case ProtocolError():
+            return "protocol"
+        case OSError() | SessionError():
+            return "lost"
+    return "limit"

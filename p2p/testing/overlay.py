@@ -22,6 +22,7 @@ import trio
 from p2p.discovery import Discovery, DiscoverySettings, Door, PeerStore, Sessions, ThisNode
 from p2p.discovery.messages import OLDEST_VERSION, PROTOCOL_VERSION
 from p2p.discovery.serving import OneAtATime, serve_stream
+from p2p.events import logged, unreported
 from p2p.identity import InvalidNodeId, NodeId, parse_node_id
 from p2p.overlay import PeerChange, PeerInfo, PeerUnreachable, Stream, StreamBroken, StreamHandler
 from p2p.testing.network import Inbox, Link, Links, MemorySession, MemoryStream
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from p2p.clock import Clock
     from p2p.entropy import Entropy
+    from p2p.events import Report
     from p2p.identity import Signer
     from p2p.identity.alias import AliasRecord
     from p2p.testing.determinism import Auditor
@@ -97,16 +99,18 @@ class MemoryNetwork:
         version: int = PROTOCOL_VERSION,
         oldest: int = OLDEST_VERSION,
         aliases: Callable[[], Sequence[AliasRecord]] = tuple,
+        report: Report | None = None,
     ) -> MemoryOverlay:
         """Return a new node's overlay; it takes part while its `running()` is open.
 
         Args:
             discovery: turns hello and discovery on.
             bootstrap, store, agent, version, oldest, aliases: as for `Discovery`.
+            report: is told of what happens on the network; None logs what went wrong.
             entropy: spreads this node's dials and exchanges; has to be given with `discovery`.
         """
         node_id = who if isinstance(who, str) else who.node_id
-        overlay = MemoryOverlay(self, node_id, network)
+        overlay = MemoryOverlay(self, node_id, network, report)
         if discovery is not None:
             if entropy is None:
                 raise ValueError("discovery needs the node's entropy")
@@ -123,6 +127,7 @@ class MemoryNetwork:
                 version=version,
                 oldest=oldest,
                 aliases=aliases,
+                report=report or logged,
             )
         return overlay
 
@@ -187,13 +192,16 @@ class MemoryOverlay:
     discovery: Discovery | None = None
     """Its discovery, if it was asked for."""
 
-    def __init__(self, world: MemoryNetwork, node_id: NodeId, network: str) -> None:
+    def __init__(
+        self, world: MemoryNetwork, node_id: NodeId, network: str, report: Report | None = None
+    ) -> None:
         self.inbox = Inbox()
         self._world = world
         self._node_id = node_id
         self._network = network
         self._known: dict[NodeId, str] = {}
-        self._sessions: Sessions[MemorySession] = Sessions()
+        self._sessions: Sessions[MemorySession] = Sessions(report or unreported)
+        self._report = report or logged
         self._handlers: dict[str, StreamHandler] = {}
         self._dialling = OneAtATime()
         self._nursery: trio.Nursery | None = None
@@ -222,6 +230,7 @@ class MemoryOverlay:
             open_stream=lambda session, protocol: session.open_stream(self, protocol),
             served=self._served_by,
             close=lambda session, reason: session.close(self, reason),
+            report=self._report,
         )
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -309,7 +318,7 @@ class MemoryOverlay:
 
     def session_ended(self, session: MemorySession, reason: str) -> None:
         """Forget a session."""
-        self._sessions.end(session)
+        self._sessions.end(session, reason)
         self._world.forget(session)
         self._world.trace(
             self._node_id, f"lost {session.other(self).node_id}: {reason}; said {session.said(self)}"

@@ -56,7 +56,7 @@ async def test_an_event_has_its_time_and_its_name(autojump_clock: MockClock) -> 
     log.add(GossipFault(WHO, "forged"))
     (entry,) = log.after(0)
     assert entry.at_ns == EPOCH_NS + 7 * 10**9
-    assert msgspec.to_builtins(entry.event) == {"event": "gossip-fault", "peer": WHO, "reason": "forged"}
+    assert msgspec.to_builtins(entry.event) == {"event": "gossip-fault", "peer": WHO, "fault": "forged"}
 
 
 async def test_what_peers_make_long_is_cut(autojump_clock: MockClock) -> None:

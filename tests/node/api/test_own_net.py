@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
+import trio
 
 from node.api import own_net
 from node.api.own import OWNER
 from node.api.server import RestServer
 from node.api.web import Session
 from p2p import ping
+from p2p.events import DialFailed, EventLog, PeerDropped
 from p2p.testing.nodes import memory_nodes
 from tests.node.api.client import MarketClient
 
@@ -45,7 +48,12 @@ class House:
     def __init__(self, here: NodeContext, there: NodeContext) -> None:
         self.there = there
         self.owner_id = here.node_id
-        self.node: Any = SimpleNamespace(overlay=here.overlay, clock=here.clock, entropy=here.entropy)
+        self.node: Any = SimpleNamespace(
+            overlay=here.overlay,
+            clock=here.clock,
+            entropy=here.entropy,
+            events=EventLog(here.clock),
+        )
         self.owner = Client(self.node, Session(here.node_id, OWNER, OWNER))
         self.script = Client(self.node, Session(here.node_id, "script"))
 
@@ -59,7 +67,13 @@ async def house() -> AsyncIterator[House]:
 
 async def test_an_application_key_is_not_the_owner(autojump_clock: MockClock) -> None:
     async with house() as found:
-        for method, path in (("GET", "/peers"), ("POST", "/ping"), ("POST", "/check")):
+        for method, path in (
+            ("GET", "/peers"),
+            ("POST", "/ping"),
+            ("POST", "/check"),
+            ("GET", "/events"),
+            ("GET", "/events/stream"),
+        ):
             answer = await found.script(method, NET + path, {"peer": found.there.node_id})
             assert answer.status == 403, path
             assert "owner" in answer.message
@@ -123,3 +137,65 @@ async def test_a_peer_that_is_reached_but_answers_no_pings(autojump_clock: MockC
         answer = await found.owner.post(f"{NET}/ping", {"peer": there.node_id})
         assert answer.status == 502
         assert "cannot be pinged" in answer.message
+
+
+def failed(number: int) -> DialFailed:
+    return DialFailed(f"/ip4/192.0.2.1/tcp/{number}", bootstrap=False, reason="refused")
+
+
+async def test_events(autojump_clock: MockClock) -> None:
+    async with house() as found:
+        assert (await found.owner.get(f"{NET}/events")).json() == {
+            "schema": "golem-p2p/events/1",
+            "last": 0,
+            "events": [],
+        }
+        for number in range(5):
+            found.node.events.add(failed(number))
+        found.node.events.add(PeerDropped(STRANGER, dialled=True, why="version", reason="too old"))
+        document = (await found.owner.get(f"{NET}/events")).json()
+        assert (document["last"], len(document["events"])) == (6, 6)
+        last = document["events"][-1]
+        assert last.pop("at").startswith("2026-01-01T")
+        assert last == {
+            "seq": 6,
+            "event": "peer-dropped",
+            "peer": STRANGER,
+            "dialled": True,
+            "why": "version",
+            "reason": "too old",
+        }
+        for query, numbers in (
+            ("?after=4", [5, 6]),
+            ("?limit=2", [5, 6]),
+            ("?after=3&limit=1", [6]),
+            ("?limit=0", []),
+            ("?limit=-5", []),
+            ("?after=99", []),
+        ):
+            listed = (await found.owner.get(f"{NET}/events{query}")).json()["events"]
+            assert [event["seq"] for event in listed] == numbers, query
+        assert (await found.owner.get(f"{NET}/events?after=x")).status == 400
+
+
+async def test_events_as_they_come(autojump_clock: MockClock) -> None:
+    async with house() as found, trio.open_nursery() as nursery:
+        events = found.node.events
+        events.add(failed(1))
+
+        async def more() -> None:
+            await trio.sleep(2)
+            events.add(failed(2))
+            await trio.sleep(2)
+            events.add(failed(3))
+
+        async def followed(query: str) -> list[tuple[bytes, int]]:
+            answer = await found.owner("GET", f"{NET}/events/stream{query}", leaves_after=10)
+            assert (answer.status, answer.content_type) == (200, "text/event-stream")
+            frames = [f.split(b"\n") for f in answer.body.split(b"\n\n") if f]
+            return [(f[0], json.loads(f[1].removeprefix(b"data: "))["seq"]) for f in frames]
+
+        nursery.start_soon(more)
+        assert await followed("") == [(b"id: 2", 2), (b"id: 3", 3)], "from now on"
+        assert await followed("?after=0") == [(b"id: 1", 1), (b"id: 2", 2), (b"id: 3", 3)]
+        assert await followed("?after=3") == []

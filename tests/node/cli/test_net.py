@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from node.cli import net
+from p2p.entropy import SeededEntropy
+from p2p.identity import PrivateKey
+from p2p.identity.peer_id import peer_id_of
+from tests.node.cli.conftest import House, Ran, start, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.node.cli.conftest import House, Ran
-
     Run = Callable[..., Ran]
 
 STRANGER = "0x" + "77" * 20
+SOMEBODY = str(peer_id_of(PrivateKey.generate(SeededEntropy(1)).public_key))
 
 
-@pytest.mark.parametrize("argv", [("peers",), ("ping", STRANGER)])
+@pytest.mark.parametrize(
+    "argv", [("peers",), ("ping", STRANGER), ("net", "events"), ("net", "events", "--follow")]
+)
 def test_no_node_is_3(run: Run, argv: tuple[str, ...]) -> None:
     ran = run(*argv)
     assert (ran.code, ran.out) == (3, "")
@@ -36,6 +41,9 @@ def test_no_node_is_3(run: Run, argv: tuple[str, ...]) -> None:
         ("ping", STRANGER, "-c", "x"),
         ("peers", "surplus"),
         ("netcheck", "surplus"),
+        ("net",),
+        ("net", "bogus"),
+        ("net", "events", "-n", "x"),
     ],
 )
 def test_usage_is_2(run: Run, argv: tuple[str, ...]) -> None:
@@ -49,6 +57,57 @@ def test_nobody_there(run: Run, house: House) -> None:
     assert "netcheck" in ran.err
     document = json.loads(run("peers", "--json", "--data-dir", house.folder).out)
     assert document == {"schema": "golem-p2p/peers/1", "peers": [], "guests": []}
+
+
+def test_events_of_a_node(run: Run, house: House) -> None:
+    document = json.loads(run("net", "events", "--json", "--data-dir", house.folder).out)
+    assert document["schema"] == "golem-p2p/events/1"
+    assert run("net", "events", "--data-dir", house.folder).code == 0
+
+
+def test_events_are_followed_until_the_node_stops(tmp_path: Path) -> None:
+    """A first peer that is not there is news again and again."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        free = gone.getsockname()[1]
+    nobody = f"/ip4/127.0.0.1/tcp/{free}/p2p/{SOMEBODY}"
+    folder = str(tmp_path)
+    settings = ("api.url=http://127.0.0.1:0", f"overlay.bootstrap={nobody}", "overlay.network=devnet")
+    flags = [word for setting in settings for word in ("--set", setting)]
+    node = start("node.cli.main", "node", "run", "--data-dir", folder, *flags)
+    following = None
+    try:
+        until((tmp_path / "rest.json").exists, "the node starts")
+        command = ("net", "events", "--follow", "--json", "-n", "0", "--data-dir", folder)
+        following = start("node.cli.main", *command)
+        assert following.stdout is not None
+        events = [json.loads(following.stdout.readline()) for _ in range(2)]
+        assert [event["event"] for event in events] == ["dial-failed"] * 2
+        assert events[0]["address"] == nobody
+        assert events[0]["bootstrap"] is True
+        node.terminate()
+        out, err = following.communicate(timeout=30)
+        assert (following.returncode, err) == (0, b"the node has stopped\n"), out
+    finally:
+        for process in (node, following):
+            if process is not None:
+                process.kill()
+                process.communicate()
+
+
+def test_an_event_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    event: dict[str, Any] = {
+        "seq": 3,
+        "at": "2026-01-01T00:00:00Z",
+        "event": "peer-dropped",
+        "peer": STRANGER,
+        "why": "network",
+        "reason": "it is on 'te\x1b[0mst'",
+    }
+    net._show_events([event])
+    out = capsys.readouterr().out
+    assert out == (
+        f"2026-01-01T00:00:00Z  peer-dropped       peer={STRANGER} why=network  it is on 'te\ufffd[0mst'\n"
+    )
 
 
 def test_netcheck_of_a_lonely_node(run: Run, house: House) -> None:

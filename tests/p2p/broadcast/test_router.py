@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.broadcast import MAX_RECORD_BYTES, Verdict
-from p2p.broadcast.effects import Deliver, Effect, Reset, Send
+from p2p.broadcast.effects import Blamed, Deliver, Effect, Reset, Send
 from p2p.broadcast.params import GossipParams
 from p2p.broadcast.router import Router
 from p2p.broadcast.score import Fault, Standing
@@ -79,7 +79,8 @@ def test_all_who_sent_a_rejected_message_are_blamed() -> None:
     node, message = _Node(), _message()
     node.hear("p00", message)
     node.hear("p01", message)
-    assert node.router.validated(0.0, message.id, Verdict.REJECT) == []
+    effects = node.router.validated(0.0, message.id, Verdict.REJECT)
+    assert effects == [Blamed("p00", Fault.REJECTED), Blamed("p01", Fault.REJECTED)]
     assert [node.router.points(0.0, peer) for peer in node.peers] == [10.0, 10.0, 0.0, 0.0]
     assert node.router.counters["rejected"] == 2
 
@@ -94,7 +95,8 @@ def test_all_who_sent_a_rejected_message_are_blamed() -> None:
 )
 def test_a_forged_empty_or_oversized_message_is_dropped_and_its_sender_blamed(message: Message) -> None:
     node = _Node()
-    assert node.hear("p00", message) == []
+    (effect,) = node.hear("p00", message)
+    assert effect in (Blamed("p00", Fault.FORGED), Blamed("p00", Fault.OVERSIZED))
     assert node.router.points(0.0, "p00") == 10.0
 
 
@@ -295,7 +297,7 @@ def test_answers_are_split_into_frames_and_bounded_in_bytes() -> None:
 def test_a_bad_frame_resets_the_stream_and_costs_the_mesh() -> None:
     node = _Node()
     effects = node.router.frame_received(0.0, "p00", b"\x0a\xff")
-    assert [type(e) for e in effects] == [Reset, Send]
+    assert [type(e) for e in effects] == [Blamed, Reset, Send]
     assert node.router.standing(0.0, "p00") is Standing.OUTSIDE
     assert "p00" not in node.router.mesh(TOPIC)
     assert node.router.counters["bad_frames"] == 1

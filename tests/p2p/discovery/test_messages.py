@@ -58,20 +58,30 @@ def test_mismatch_names_what_differs_and_who_needs_an_update() -> None:
         return msgspec.structs.replace(HELLO, **changes)
 
     assert mismatch(HELLO, other(version=9, oldest=3)) is None
-    assert "'test'" in (mismatch(HELLO, other(network="test")) or "")
-    assert "the peer needs an update" in (mismatch(HELLO, other(version=1, oldest=1)) or "")
-    assert "this node needs an update" in (mismatch(HELLO, other(version=9, oldest=4)) or "")
+    for changes, why, words in (
+        ({"network": "test"}, "network", "'test'"),
+        ({"version": 1, "oldest": 1}, "version", "the peer needs an update"),
+        ({"version": 9, "oldest": 4}, "version", "this node needs an update"),
+    ):
+        unfit = mismatch(HELLO, other(**changes))
+        assert unfit is not None
+        assert unfit.why == why
+        assert words in unfit.words
 
 
 @pytest.mark.parametrize(
-    ("protocols", "expected"),
+    ("protocols", "why", "expected"),
     [
-        (("/ipfs/id/1.0.0", "/golem-p2p/test/hello/1"), "on network 'test'"),
-        (("/golem-p2p/devnet/hello/2",), "hello/2"),
-        (("/ipfs/id/1.0.0",), "no golem-p2p node"),
-        ((), "no golem-p2p node"),
-        (("/golem-p2p/" + "x" * 500 + "/hello/1",), "x" * 64 + "'"),
+        (("/ipfs/id/1.0.0", "/golem-p2p/test/hello/1"), "network", "on network 'test'"),
+        (("/golem-p2p/devnet/hello/2",), "version", "hello/2"),
+        (("/ipfs/id/1.0.0",), "stranger", "no golem-p2p node"),
+        ((), "stranger", "no golem-p2p node"),
+        (("/golem-p2p/" + "x" * 500 + "/hello/1",), "network", "x" * 64 + "'"),
     ],
 )
-def test_a_refusal_is_explained_by_what_the_peer_serves(protocols: tuple[str, ...], expected: str) -> None:
-    assert expected in explain_refusal("devnet", protocols)
+def test_a_refusal_is_explained_by_what_the_peer_serves(
+    protocols: tuple[str, ...], why: str, expected: str
+) -> None:
+    unfit = explain_refusal("devnet", protocols)
+    assert unfit.why == why
+    assert expected in unfit.words
