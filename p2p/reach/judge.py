@@ -143,6 +143,8 @@ def _family(family: Family, facts: Facts) -> FamilyVerdict:
     ]
     open_ = [address for address, count in reached.most_common() if count > missed[address]]
     if open_:
+        if any(address in own for address in open_):
+            mapping = "none"
         return FamilyVerdict(family, "public", mapping, tuple(open_), tuple(evidence))
     likely = _agreed(seen)
     external = (likely,) if likely is not None and mapping != "endpoint-dependent" else ()

@@ -1,0 +1,205 @@
+"""`Puncher`: makes direct links of relayed ones, and retires those that have become needless. The driver of `punch`."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from p2p.overlay import OverlayError
+from p2p.protobuf import WireError
+from p2p.reach import punch_wire
+from p2p.reach.framing import Framed
+from p2p.reach.identify import identify
+from p2p.reach.judge import place_of
+from p2p.reach.punch import ATTEMPT_SECONDS, ATTEMPTS, PATIENCE, Answering, Asking, targets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from p2p.clock import Clock
+    from p2p.overlay import Stream
+    from p2p.reach.host import Link, ReachHost
+
+DIRECT_SECONDS = 4.0
+"""That a plain dial of a peer's public addresses may take, before holes are punched."""
+MESSAGE_TIMEOUT = 15.0
+RETRY_PAUSE = 0.05
+MAX_AT_ONCE = 16
+"""Peers with whom this node punches at the same time."""
+
+_log = structlog.get_logger("p2p.reach")
+
+
+class Puncher:
+    """Punches holes for one node.
+
+    Args:
+        addresses: returns where others see this node, likeliest first.
+    """
+
+    def __init__(self, host: ReachHost, addresses: Callable[[], Sequence[str]], *, clock: Clock) -> None:
+        self._host = host
+        self._addresses = addresses
+        self._clock = clock
+        self._seen: set[Link] = set()
+        self._busy: set[str] = set()
+        self._nursery: trio.Nursery | None = None
+
+    def start(self) -> None:
+        """Answer peers that ask for a hole."""
+        self._host.serve(punch_wire.DCUTR, self._answer)
+
+    async def run(self) -> None:
+        """Upgrade relayed links that peers have made, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            stop = self._host.subscribe(self._links_changed)
+            try:
+                self._links_changed()
+                await trio.sleep_forever()
+            finally:
+                stop()
+                self._nursery = None
+
+    def _links_changed(self) -> None:
+        links = self._host.links()
+        direct = {link.peer for link in links if link.path == "direct" and not link.closed}
+        new = [
+            link for link in links if link.path == "relayed" and link not in self._seen and not link.closed
+        ]
+        self._seen &= set(links)
+        if self._nursery is None:
+            return
+        for link in new:
+            if link.peer in direct:
+                self._seen.add(link)
+                self._nursery.start_soon(link.retire)
+            elif link.direction == "in" and link.peer not in self._busy and len(self._busy) < MAX_AT_ONCE:
+                self._busy.add(link.peer)
+                self._nursery.start_soon(self._upgrade, link)
+        for link in self._seen:
+            if link.peer in direct and link.path == "relayed" and not link.closed:
+                self._nursery.start_soon(link.retire)
+
+    # B's part.
+
+    async def _upgrade(self, link: Link) -> None:
+        self._seen.add(link)
+        try:
+            if await self._unilateral(link) or await self._ask(link):
+                _log.info("a relayed session became direct", peer=link.peer)
+            else:
+                _log.info("no hole could be punched; the session stays relayed", peer=link.peer)
+        except (OverlayError, WireError, trio.TooSlowError) as error:
+            _log.debug("hole punching came to nothing", peer=link.peer, error=str(error))
+        finally:
+            self._busy.discard(link.peer)
+
+    async def _unilateral(self, link: Link) -> bool:
+        """Dial the peer where it says that it listens, in case it can be dialled."""
+        with trio.fail_after(MESSAGE_TIMEOUT):
+            told = (await identify(link)).listening
+        return await self._dial(link, self._targets(told), client=True, seconds=DIRECT_SECONDS, once=True)
+
+    async def _ask(self, link: Link) -> bool:
+        stream = await link.open_stream(punch_wire.DCUTR)
+        try:
+            framed = Framed(stream, punch_wire.MAX_MESSAGE_BYTES)
+            for _ in range(ATTEMPTS):
+                with trio.fail_after(MESSAGE_TIMEOUT):
+                    asking = Asking(self._clock.monotonic(), self._addresses())
+                    await framed.send(punch_wire.encode(asking.hello))
+                    answer = punch_wire.decode(await framed.receive())
+                    wait = asking.heard(self._clock.monotonic(), answer)
+                    await framed.send(punch_wire.encode(punch_wire.HolePunch("sync")))
+                await trio.sleep(wait)
+                if await self._dial(link, self._targets(answer.addresses), client=False):
+                    return True
+            return False
+        finally:
+            stream.reset()
+
+    # A's part.
+
+    async def _answer(self, stream: Stream, link: Link) -> None:
+        if link.path != "relayed":
+            stream.reset()
+            return
+        framed = Framed(stream, punch_wire.MAX_MESSAGE_BYTES)
+        answering = Answering()
+        done = False
+        while not done:
+            with trio.fail_after(MESSAGE_TIMEOUT + ATTEMPT_SECONDS):
+                told = answering.heard(punch_wire.decode(await framed.receive()))
+                if told is None:
+                    ours = punch_wire.HolePunch(
+                        "connect", tuple(self._addresses())[: punch_wire.MAX_ADDRESSES]
+                    )
+                    await framed.send(punch_wire.encode(ours))
+                    continue
+                done = await self._dial(link, self._targets(told), client=True)
+
+    # Both.
+
+    def _targets(self, told: Sequence[str]) -> list[str]:
+        families = [place[0] for a in self._host.listening() if (place := place_of(a)) is not None]
+        return targets(told, self._host.acceptable, families)
+
+    async def _dial(
+        self,
+        link: Link,
+        where: Sequence[str],
+        *,
+        client: bool,
+        seconds: float = ATTEMPT_SECONDS,
+        once: bool = False,
+    ) -> bool:
+        """Dial all of `where` until one leads to the peer or it comes by itself; return whether it did."""
+        if not where:
+            return self._is_direct(link)
+        with trio.move_on_after(seconds):
+            async with trio.open_nursery() as nursery:
+                arrived = nursery.cancel_scope.cancel
+                stop = self._host.subscribe(lambda: arrived() if self._is_direct(link) else None)
+                try:
+                    async with trio.open_nursery() as dials:
+                        for address in where:
+                            dial = functools.partial(self._dial_one, link, address, client=client, once=once)
+                            dials.start_soon(dial)
+                finally:
+                    stop()
+        return self._is_direct(link)
+
+    async def _dial_one(self, link: Link, address: str, *, client: bool, once: bool) -> None:
+        while not self._is_direct(link):
+            try:
+                stream = await self._host.dial_shared(address)
+                first = client or await _silent(stream)
+                await self._host.establish(
+                    stream, initiator=first, address=address, expected=link.peer_id, path="direct"
+                )
+            except (OSError, OverlayError) as error:
+                _log.debug("no direct link yet", peer=link.peer, address=address, error=str(error))
+                if once:
+                    return
+                await trio.sleep(RETRY_PAUSE)
+
+    def _is_direct(self, link: Link) -> bool:
+        links = self._host.links()
+        return any(one.peer == link.peer and one.path == "direct" and not one.closed for one in links)
+
+
+async def _silent(stream: trio.SocketStream) -> bool:
+    """Return whether the other end has said nothing for `PATIENCE`. Raises OSError if it has hung up."""
+    try:
+        with trio.move_on_after(PATIENCE) as patience:
+            if not await stream.socket.recv(1, socket.MSG_PEEK):
+                raise OSError("the peer hung up")
+    except BaseException:
+        stream.socket.close()
+        raise
+    return patience.cancelled_caught
