@@ -53,6 +53,12 @@ class ForeignPeer:
             raise ForeignFailed(f"{order}: {answer['error']}")
         return answer["ok"]
 
+    async def has_met(self, peer: str) -> None:
+        """Wait until this peer has a connection with `peer`, who may have finished its half of it earlier."""
+        with trio.fail_after(PATIENCE):
+            while peer not in await self.do("peers"):  # asking is waiting enough
+                pass
+
     def _heard(self, line: bytes) -> None:
         answer = json.loads(line)
         waiting = self._answers.get(answer["id"])

@@ -43,6 +43,7 @@ class SessionPeer:
         self._nursery = nursery
         self._budget = MemoryBudget()
         self._sessions: dict[str, Session] = {}
+        self._news = trio.Event()
         self._served = {PING: echo, IDENTIFY: self._identify, ECHO: echo}
         port = listener.socket.getsockname()[1]
         self.peer_id = self._identity.public.peer_id
@@ -61,8 +62,13 @@ class SessionPeer:
         session = await self._meet(stream, initiator=False, expected=None)
         await session.run(self._accepted)
 
-    async def open_stream(self, peer: str, protocol: str) -> MuxedStream:
-        return await self._sessions[peer].open_stream(protocol)
+    async def open_stream(self, peer: str, protocol: str, *, lazy: bool | None = None) -> MuxedStream:
+        return await self._sessions[peer].open_stream(protocol, lazy=lazy)
+
+    async def has_met(self, peer: str) -> None:
+        """Wait until there is a session with `peer`, who may have finished its half of it earlier."""
+        while peer not in self._sessions:
+            await self._news.wait()
 
     async def _meet(self, stream: trio.SocketStream, *, initiator: bool, expected: str | None) -> Session:
         session = await upgrade(
@@ -74,6 +80,8 @@ class SessionPeer:
             expected=expected,
         )
         self._sessions[session.peer_id] = session
+        self._news.set()
+        self._news = trio.Event()
         return session
 
     def _accepted(self, stream: MuxedStream) -> None:

@@ -90,8 +90,8 @@ func main() {
 	gossip, err := pubsub.NewGossipSub(context.Background(), node)
 	check(err)
 	table, err := dht.New(
-		context.Background(), node,
-		dht.V1ProtocolOverride(protocol.ID("/golem-p2p/"+overlay+"/kad/1.0.0")),
+		node,
+		dht.ProtocolPrefix(protocol.ID("/golem-p2p/"+overlay)),
 		dht.Mode(dht.ModeServer),
 		dht.NamespacedValidator(namespace, anyRecord{}),
 		dht.AddressFilter(func(all []multiaddr.Multiaddr) []multiaddr.Multiaddr { return all }),
