@@ -46,6 +46,7 @@ from p2p.discovery.peer_store import FilePeerStore
 from p2p.entropy import SystemEntropy
 from p2p.events import EventLog
 from p2p.host.deferred import DeferredOverlay
+from p2p.host.limits import HostLimits
 from p2p.identity import recover
 from p2p.protocol import ENTRY_POINT_GROUP, NodeContext
 from p2p.storage import open_database
@@ -311,6 +312,12 @@ async def _join_overlay(node: Node) -> None:
         agent=f"golem-p2p/{importlib.metadata.version('golem-p2p')}",
         report=node.events.add,
         mdns=config["overlay.mdns"] and config.text("overlay.network") != "devnet",
+        limits=HostLimits(
+            connections=config["overlay.connections"],
+            prune_above=config["overlay.connections"] * 5 // 6,
+            deny=config["overlay.deny"],
+        ),
+        reuse_port=config["overlay.reuse-port"],
     )
     node.overlay.attach(overlay)
     async with overlay.running():

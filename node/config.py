@@ -62,6 +62,21 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if not 0 < value < 10**6:
+        raise ValueError("expected a number above 0")
+    return value
+
+
+def _deny(text: str) -> tuple[str, ...]:
+    from p2p.host.limits import Gate, HostLimits
+
+    deny = _list(text)
+    Gate(HostLimits(deny=deny), trust_loopback=False)
+    return deny
+
+
 def _word(text: str) -> str:
     if not text or len(text) > 64 or not all(c.isalnum() or c in "-_." for c in text):
         raise ValueError("expected a short word of letters, digits, '-', '_' and '.'")
@@ -110,6 +125,27 @@ OPTIONS = (
         _list,
         "Multiaddrs of first peers, each ending in /p2p/ID, comma-separated.",
         ("GOLEM_P2P_BOOTSTRAP",),
+    ),
+    Option(
+        "overlay.connections",
+        1536,
+        _count,
+        "Peers that the node has at most; those worth little go before anybody is refused.",
+        ("GOLEM_P2P_CONNECTIONS",),
+    ),
+    Option(
+        "overlay.deny",
+        (),
+        _deny,
+        "NodeIds, PeerIds, IP addresses and networks to have nothing to do with, comma-separated.",
+        ("GOLEM_P2P_DENY",),
+    ),
+    Option(
+        "overlay.reuse-port",
+        True,
+        _flag,
+        "Dial from the port that is listened on where possible; hole punching needs it.",
+        ("GOLEM_P2P_REUSE_PORT",),
     ),
     Option(
         "overlay.mdns",

@@ -1,8 +1,8 @@
 """The sessions of an overlay: which are still saying hello, which are admitted, which one to use.
 
 Synchronous bookkeeping, shared by all implementations of `Overlay`. A peer may have several sessions (both
-dialled at once, or it restarted and its old session has not died yet): the newest carries new streams, and
-listeners hear of a peer once. Protocols see admitted sessions only.
+dialled at once, or it restarted and its old session has not died yet): the newest carries new streams, a direct
+one before one through a relay, and listeners hear of a peer once. Protocols see admitted sessions only.
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ class Sessions(Generic[S]):
         return entry is not None and entry.admitted
 
     def newest(self, peer: str) -> S | None:
-        """Return the admitted session that new streams to `peer` should take."""
+        """Return the admitted session that new streams to `peer` should take: the newest, direct ones first."""
         sessions = self._admitted.get(peer)
-        return sessions[-1] if sessions else None
+        return self._best(sessions) if sessions else None
 
     def of(self, peer: str) -> list[S]:
         """Return all sessions with `peer`, admitted or not."""
@@ -119,11 +119,11 @@ class Sessions(Generic[S]):
 
     def peers(self) -> list[PeerInfo]:
         """Return the admitted nodes, each by its newest session, in the order of their admission."""
-        return [self._entries[s[-1]].info for peer, s in self._admitted.items() if not is_guest(peer)]
+        return [self._entries[self._best(s)].info for peer, s in self._admitted.items() if not is_guest(peer)]
 
     def guests(self) -> list[PeerInfo]:
         """Return the admitted guests, likewise."""
-        return [self._entries[s[-1]].info for peer, s in self._admitted.items() if is_guest(peer)]
+        return [self._entries[self._best(s)].info for peer, s in self._admitted.items() if is_guest(peer)]
 
     def subscribe(
         self, listener: Callable[[PeerChange], None], *, guests: bool = False
@@ -136,6 +136,10 @@ class Sessions(Generic[S]):
             self._listeners.pop(key, None)
 
         return stop
+
+    def _best(self, sessions: list[S]) -> S:
+        direct = (s for s in reversed(sessions) if self._entries[s].info.path == "direct")
+        return next(direct, sessions[-1])
 
     def _tell(self, change: PeerChange) -> None:
         for listener, guests in list(self._listeners.values()):

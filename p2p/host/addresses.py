@@ -1,7 +1,8 @@
-"""Multiaddrs that this node can dial: `/ip4|ip6|dns|dns4|dns6/<host>/tcp/<port>[/p2p/<peer id>]`.
+"""Multiaddrs that this node can dial: `/ip4|ip6|dns|dns4|dns6/<host>/tcp/<port>[/p2p/<peer id>]`, and through relays:
+`<address of the relay, with its peer id>/p2p-circuit/p2p/<peer id>`.
 
-Text in, text out, without libp2p. Anything else (QUIC, WebSocket, relays) is refused with a reason, since only
-TCP is offered. `is_acceptable` decides which addresses that a peer told may be tried at all.
+Text in, text out, without libp2p. Anything else (QUIC, WebSocket) is refused with a reason, since only TCP is
+offered. `is_acceptable` decides which addresses that a peer told may be tried at all.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from p2p.identity.peer_id import InvalidPeerId, node_id_of_peer
+from p2p.multiaddr import multihash_of
 
 if TYPE_CHECKING:
     from p2p.identity import NodeId
@@ -37,8 +39,8 @@ class TcpAddress(msgspec.Struct, frozen=True):
 
     @property
     def node_id(self) -> NodeId | None:
-        """Return who should be there, if the address says."""
-        return None if self.peer_id is None else node_id_of_peer(self.peer_id)
+        """Return which node should be there, if the address says; None also for keys that no node has."""
+        return None if self.peer_id is None else _node_id_in(self.peer_id)
 
     def transport(self) -> str:
         """Return the address without the peer."""
@@ -48,11 +50,46 @@ class TcpAddress(msgspec.Struct, frozen=True):
         return self.transport() + (f"/p2p/{self.peer_id}" if self.peer_id else "")
 
 
+class RelayedAddress(msgspec.Struct, frozen=True):
+    """A place behind a relay."""
+
+    relay: TcpAddress
+    """Where the relay is, with its peer id."""
+    peer_id: str
+    """Who is behind it, as a libp2p PeerId."""
+
+    @property
+    def node_id(self) -> NodeId | None:
+        """Return which node is behind the relay; None for keys that no node has."""
+        return _node_id_in(self.peer_id)
+
+    def transport(self) -> str:
+        """Return the address without the peer."""
+        return f"{self.relay}/p2p-circuit"
+
+    def __str__(self) -> str:
+        return f"{self.relay}/p2p-circuit/p2p/{self.peer_id}"
+
+
+def parse_dialable(text: str) -> TcpAddress | RelayedAddress:
+    """Read a multiaddr of either form. Raises InvalidAddress."""
+    relay, circuit, behind = text.partition("/p2p-circuit")
+    if not circuit or len(text) > 256:
+        return parse_address(text)
+    place = parse_address(relay)
+    peer = behind.removeprefix("/p2p/")
+    if place.peer_id is None or not behind.startswith("/p2p/"):
+        raise InvalidAddress(
+            f"{text[:128]!r} leads through a relay, but does not say through which or to whom"
+        )
+    return RelayedAddress(place, _checked(peer, repr(text[:128])))
+
+
 def parse_address(text: str) -> TcpAddress:
-    """Read a multiaddr.
+    """Read a multiaddr of plain TCP.
 
     Raises:
-        InvalidAddress: not a multiaddr, not TCP, or of a peer whose key is not secp256k1.
+        InvalidAddress: not a multiaddr, not TCP, or of a peer whose key is neither secp256k1 nor Ed25519.
     """
     parts = text.split("/")
     shown = repr(text[:128])
@@ -75,8 +112,8 @@ def parse_address(text: str) -> TcpAddress:
         if len(parts) == 7:
             if parts[5] != "p2p":
                 raise InvalidAddress(f"{shown} goes on with {parts[5]!r}; only plain TCP can be dialled")
-            node_id_of_peer(parts[6])
-    except (ipaddress.AddressValueError, InvalidPeerId) as error:
+            _checked(parts[6], shown)
+    except ipaddress.AddressValueError as error:
         raise InvalidAddress(f"{shown}: {error}") from error
     return TcpAddress(kind, host, int(port), parts[6] if len(parts) == 7 else None)
 
@@ -88,10 +125,11 @@ def is_acceptable(text: str, allow_private: bool) -> bool:
     node knock on the doors of its own network.
     """
     try:
-        address = parse_address(text)
+        found = parse_dialable(text)
     except InvalidAddress:
         return False
-    if address.port == 0 or address.peer_id is None:
+    address = found.relay if isinstance(found, RelayedAddress) else found
+    if address.port == 0 or found.node_id is None:
         return False
     if address.kind not in ("ip4", "ip6"):
         return allow_private or "." in address.host.strip(".")
@@ -99,3 +137,20 @@ def is_acceptable(text: str, allow_private: bool) -> bool:
     if ip.is_unspecified or ip.is_multicast:
         return False
     return allow_private or ip.is_global
+
+
+def _node_id_in(peer_id: str) -> NodeId | None:
+    try:
+        return node_id_of_peer(peer_id)
+    except InvalidPeerId:
+        return None
+
+
+def _checked(peer_id: str, shown: str) -> str:
+    """Return a PeerId that holds a key, as those of secp256k1 and Ed25519 do."""
+    try:
+        if multihash_of(peer_id)[0] == 0:
+            return peer_id
+    except ValueError as error:
+        raise InvalidAddress(f"{shown}: {error}") from error
+    raise InvalidAddress(f"{shown}: its peer id is that of another key than secp256k1 or Ed25519")

@@ -1,15 +1,29 @@
-"""Where to listen: whether a port is free, and what a wildcard address stands for."""
+"""Where to listen: whether a port is free, what a wildcard address stands for, and how many may connect."""
 
 from __future__ import annotations
 
 import errno
 import ipaddress
+import resource
 
 import msgspec
 import trio
 from libp2p.utils.address_validation import get_available_interfaces
 
 from p2p.host.addresses import TcpAddress, parse_address
+
+_OTHER_DESCRIPTORS = 512
+"""Files and connections of everything else in the process."""
+
+
+def allow_descriptors(connections: int) -> None:
+    """Raise the process's soft limit of open files to what `connections` need, as far as the hard one lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def check_free(place: TcpAddress) -> None:

@@ -14,20 +14,25 @@ import functools
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 import trio
 
 from p2p.discovery import Discovery, DiscoverySettings, Door, PeerStore, Sessions, ThisNode
 from p2p.discovery.messages import OLDEST_VERSION, PROTOCOL_VERSION
 from p2p.discovery.serving import OneAtATime, serve_stream
-from p2p.events import HandshakeFailed, logged, unreported
-from p2p.host.addresses import InvalidAddress, is_acceptable, parse_address
+from p2p.events import logged, unreported
+from p2p.host.addresses import InvalidAddress, is_acceptable, parse_address, parse_dialable
+from p2p.host.dialer import Dialer, RelayDialler
+from p2p.host.entrance import UPGRADE_TIMEOUT, Entrance
 from p2p.host.identify import protocols_of
-from p2p.host.listening import check_free, concrete
+from p2p.host.limits import Gate, HostLimits
+from p2p.host.listening import allow_descriptors, check_free, concrete
 from p2p.host.mdns import announce_and_listen
-from p2p.host.sessions import NEGOTIATION_TIMEOUT, Direction, HostSession, Path
+from p2p.host.observations import Observation, Observations
+from p2p.host.sessions import NEGOTIATION_TIMEOUT, HostSession, Path
 from p2p.host.swarm import make_host
-from p2p.host.tcp import Place, accept_forever, dial, ends, listen, resolve
+from p2p.host.tcp import Place, accept_forever, listen, resolve
 from p2p.identity import NodeId
 from p2p.identity.peer_id import peer_id_of
 from p2p.overlay import (
@@ -41,32 +46,22 @@ from p2p.overlay import (
     is_guest,
 )
 from p2p.session import (
-    MemoryBudget,
-    NoiseIdentity,
-    ProtocolError,
-    Secp256k1Identity,
     SessionError,
     YamuxSettings,
-    upgrade,
 )
 from p2p.session.budget import DEFAULT_LIMIT_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from p2p.clock import Clock
     from p2p.entropy import Entropy
-    from p2p.events import HandshakeFault, Report
-    from p2p.host.addresses import TcpAddress
+    from p2p.events import Report
     from p2p.identity import PrivateKey
     from p2p.identity.alias import AliasRecord
-    from p2p.session import MuxedStream, Session
+    from p2p.session import MuxedStream
 
 DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/0",)
-DIAL_TIMEOUT = 10.0
-"""Seconds from a dial's first packet to a session; hello has its own limit."""
-UPGRADE_TIMEOUT = 10.0
-"""Seconds that who connects has to prove who it is."""
 DRAIN = 0.25
 """Seconds that open streams have to finish when the overlay closes; then each session has one more to say goodbye."""
 
@@ -91,6 +86,7 @@ class LibP2POverlay:
         settings: how many peers to look for, and how eagerly.
         aliases: returns the records of further NodeIds that this node speaks for.
         report: is told of what happens on the network; None logs what went wrong.
+        limits: how many peers, and whom not.
         reuse_port: whether dials leave from the port that is listened on, where that is possible.
         memory_bytes: what all sessions together may promise to receive and hold unread.
         yamux: limits and times of each session.
@@ -109,6 +105,7 @@ class LibP2POverlay:
         agent: str = "golem-p2p",
         mdns: bool = False,
         settings: DiscoverySettings = DiscoverySettings(),  # noqa: B008 - frozen
+        limits: HostLimits = HostLimits(),  # noqa: B008 - frozen
         reuse_port: bool = True,
         memory_bytes: int = DEFAULT_LIMIT_BYTES,
         yamux: YamuxSettings = YamuxSettings(),  # noqa: B008 - frozen
@@ -124,17 +121,40 @@ class LibP2POverlay:
         self._listen = tuple(listen)
         self._mdns = mdns
         self._reuse_port = reuse_port
-        self._yamux = yamux
-        self._entropy = entropy
         self._listening: tuple[str, ...] = ()
         self._sources: list[Place] = []
         self._sessions: Sessions[HostSession] = Sessions(report or unreported)
         self._handlers: dict[str, StreamHandler] = {}
         self._dialling = OneAtATime()
         self._nursery: trio.Nursery | None = None
-        self._identity = NoiseIdentity(Secp256k1Identity(key.secret), entropy)
-        self._budget = MemoryBudget(memory_bytes)
         self._host = make_host(key)
+        self._gate = Gate(limits, trust_loopback=network == "devnet")
+        self._entrance = Entrance(
+            key,
+            self._sessions,
+            self._host.get_network(),
+            self._gate,
+            clock=clock,
+            entropy=entropy,
+            memory_bytes=memory_bytes,
+            yamux=yamux,
+            report=report or logged,
+            entered=self._entered,
+            accept_stream=self._accept_stream,
+        )
+        self._dialer = Dialer(
+            self._entrance.establish,
+            self._entrance.end,
+            gate=self._gate,
+            source_for=self._source_for,
+            failed=lambda address: self.discovery.failed(address),
+        )
+        self._announced: tuple[str, ...] = ()
+        self._observations = Observations(
+            self._sessions, lambda: [source.port for source in self._sources], clock
+        )
+        self.find_addresses: Callable[[NodeId], Awaitable[Sequence[str]]] | None = None
+        """Looks a node up in a directory, when nothing that is known works."""
         self.discovery = Discovery(
             key.node_id,
             network,
@@ -151,7 +171,6 @@ class LibP2POverlay:
             aliases=aliases,
             report=report or logged,
         )
-        self._report = report or logged
         self._host.advertise(self.discovery.protocol)
         self._door = Door(
             self._sessions,
@@ -159,7 +178,7 @@ class LibP2POverlay:
             node=key.node_id,
             open_stream=HostSession.open_stream,
             served=protocols_of,
-            close=self._end,
+            close=self._entrance.end,
             report=report or logged,
         )
 
@@ -181,43 +200,49 @@ class LibP2POverlay:
         Raises:
             ListenFailed: an address to listen on is taken or invalid.
         """
+        allow_descriptors(self._gate.limits.connections)
         async with trio.open_nursery() as nursery:
             await self._start_listening(nursery)
-            self._nursery = nursery
+            self._nursery = self._entrance.nursery = nursery
+            nursery.start_soon(self._observations.run)
             finding = trio.CancelScope()
             nursery.start_soon(self._find_peers, finding)
             try:
                 yield self
             finally:
-                self._nursery = None
+                self._nursery = self._entrance.nursery = None
                 finding.cancel()
                 await self._say_goodbye()
                 nursery.cancel_scope.cancel()
 
     def listen_addresses(self) -> Sequence[str]:
-        return self._listening
+        return (*self._announced, *self._listening)
 
     def peers(self) -> Sequence[PeerInfo]:
-        return self._sessions.peers()
+        return [self._measured(info) for info in self._sessions.peers()]
 
     def guests(self) -> Sequence[PeerInfo]:
-        return self._sessions.guests()
+        return [self._measured(info) for info in self._sessions.guests()]
 
     def aliases_of(self, peer: NodeId) -> frozenset[NodeId]:
         return self.discovery.aliases_of(peer)
 
     async def connect(self, address: str) -> NodeId:
         try:
-            place = parse_address(address)
+            place = parse_dialable(address)
         except InvalidAddress as error:
             raise PeerUnreachable(str(error)) from error
-        session = await self._session_at(place)
-        self.discovery.dialled(address, NodeId(session.peer))
+        if place.peer_id == self._peer_id:
+            raise ThisNode(f"{address} is this node itself")
+        async with self._dialling(place.node_id or place.transport()):  # who waited finds the session made
+            session = None if place.node_id is None else self._sessions.newest(place.node_id)
+            if session is None or session.closed:
+                session = await self._admitted_at([address], place.node_id)
         return NodeId(session.peer)
 
     async def disconnect(self, peer: str) -> None:
         for session in self._sessions.of(peer):
-            self._end(session, "this node disconnected")
+            self._entrance.end(session, "this node disconnected")
         await trio.lowlevel.checkpoint()
 
     async def open_stream(self, peer: str, protocol: str) -> Stream:
@@ -236,7 +261,7 @@ class LibP2POverlay:
             except StreamBroken as error:
                 if not session.closed:
                     raise PeerUnreachable(str(error)) from error
-                self._end(session, "it was found dead")
+                self._entrance.end(session, "it was found dead")
                 if made:
                     raise PeerUnreachable(f"the session with {peer} ended as it began: {error}") from error
 
@@ -259,7 +284,7 @@ class LibP2POverlay:
                 await check_free(address)
                 for place in await resolve(address):
                     listener = await listen(place, shared=self._reuse_port)
-                    nursery.start_soon(accept_forever, listener, self._accept_connection, nursery)
+                    nursery.start_soon(accept_forever, listener, self._entrance.accept, nursery)
                     bound = Place(place.host, listener.socket.getsockname()[1])
                     self._sources.append(bound)
                     for mine in concrete(parse_address(str(bound))):
@@ -287,142 +312,51 @@ class LibP2POverlay:
 
     # Sessions.
 
-    async def _accept_connection(self, stream: trio.SocketStream) -> None:
-        address = ""
-        try:
-            with trio.fail_after(UPGRADE_TIMEOUT):
-                _, there = ends(stream)
-                address = str(there)
-                await self._establish(stream, initiator=False, address=address)
-        except (OSError, OverlayError, trio.TooSlowError) as error:
-            self._report(HandshakeFailed(address, _why(error), str(error) or "it took too long"))
-            await trio.aclose_forcefully(stream)
-
-    async def _establish(
-        self,
-        stream: trio.abc.HalfCloseableStream,
-        *,
-        initiator: bool,
-        address: str,
-        expected: str | None = None,
-        direction: Direction | None = None,
-        path: Path = "direct",
-    ) -> HostSession:
-        """Make a session of a byte stream; it is not admitted yet.
-
-        Raises:
-            SessionError: the other end is not who it should be, or hung up.
-            PeerUnreachable: it is nobody to talk to.
-        """
-        session = await upgrade(
-            stream,
-            self._identity,
-            initiator=initiator,
-            entropy=self._entropy,
-            budget=self._budget,
-            settings=self._yamux,
-            expected=expected,
-        )
-        try:
-            return self._enter(session, address, direction or ("out" if initiator else "in"), path, initiator)
-        except BaseException:
-            await session.aclose()
-            raise
-
-    def _enter(
-        self, wire: Session, address: str, direction: Direction, path: Path, initiator: bool
-    ) -> HostSession:
-        nursery, peer = self._nursery, wire.peer_key.node_id
-        if nursery is None:
-            raise PeerUnreachable("this overlay is not running")
-        if peer is None:
-            _log.info("dropped a peer without a NodeId", node=self._node_id, peer=wire.peer_id)
-            raise PeerUnreachable(f"{wire.peer_id} has no NodeId: its identity is not a secp256k1 key")
-        if peer == self._node_id:
-            raise ThisNode(f"{address} is this node itself")
-        session = HostSession(wire, peer, address, direction, path, trio.current_time())
-        session.connection = self._host.get_network().enter(wire, address, initiator=initiator)
-        info = PeerInfo(
-            node_id=peer, address=address, direction=direction, since_ns=self._clock.utc_ns(), path=path
-        )
-        self._sessions.open(session, info)
-        nursery.start_soon(self._run_session, session)
-        if direction == "in":
-            self._door.accept(session, peer, nursery)
-        return session
-
-    async def _run_session(self, session: HostSession) -> None:
-        try:
-            await session.wire.run(functools.partial(self._accept_stream, session))
-        finally:
-            self._sessions.end(session, session.wire.ended or "")
-            self._host.get_network().forget(session.connection)
-
-    def _end(self, session: HostSession, reason: str) -> None:
-        if session in self._sessions:
-            _log.debug("ending a session", node=self._node_id, peer=session.peer, reason=reason)
-            self._sessions.end(session, reason)
-            if self._nursery is not None:
-                self._nursery.start_soon(session.close)
+    def _entered(self, session: HostSession) -> None:
+        """Have a new session admitted: called by the entrance."""
+        self._observations.ask_later(session)
+        if session.direction == "in" and self._nursery is not None:
+            self._door.accept(session, NodeId(session.peer), self._nursery)
 
     async def _session_with(self, peer: NodeId) -> HostSession:
-        """Dial `peer` where it is known to be, one address after the other."""
+        """Return the session with `peer`, made from all that is known of it, and then from what a directory knows."""
         if peer == self._node_id:
             raise ThisNode(f"{peer} is this node itself")
-        addresses = self.discovery.policy.addresses_of(peer)
-        if not addresses:
-            raise PeerUnreachable(f"no address of {peer} is known: it was never dialled, nor told by a peer")
-        failures: list[str] = []
-        for address in addresses:
-            try:
-                place = parse_address(address)
-                session = await self._session_at(place, peer)
-                self.discovery.dialled(address, NodeId(session.peer))
-            except (InvalidAddress, PeerUnreachable) as error:
-                self.discovery.failed(address)
-                failures.append(f"{address}: {error}")
-                continue
-            if session.peer == peer:
-                return session
-            failures.append(f"{address}: {session.peer} is there")
-        raise PeerUnreachable(f"{peer} cannot be reached: {'; '.join(failures)}")
-
-    async def _session_at(self, place: TcpAddress, peer: NodeId | None = None) -> HostSession:
-        """Return the session with whoever is at `place`, made if there is none."""
-        expected = place.node_id or peer
-        if expected == self._node_id:
-            raise ThisNode(f"{place} is this node itself")
-        async with self._dialling(expected or place.transport()):  # who waited finds the session made
-            session = self._sessions.newest(expected) if expected else None
+        async with self._dialling(peer):
+            session = self._sessions.newest(peer)
             if session is not None and not session.closed:
                 return session
-            session = await self._dial(place)
-            known = self._sessions.newest(session.peer)
-            if known is not None and place.node_id is None:
-                self._end(session, "there is a session already")
-                return known
-            await self._door.enter_dialled(session, NodeId(session.peer))
-            return session
+            known = self.discovery.policy.addresses_of(peer)
+            reasons: list[str] = []
+            if known:
+                try:
+                    return await self._admitted_at(known, peer)
+                except PeerUnreachable as error:
+                    reasons.append(str(error))
+            if self.find_addresses is not None:
+                found = [address for address in await self.find_addresses(peer) if address not in known]
+                if found:
+                    return await self._admitted_at(found, peer)
+                reasons.append("the directory has no other address")
+            elif not known:
+                reasons.append("no address of it is known: it was never dialled, nor told by a peer")
+            raise PeerUnreachable(f"{peer} cannot be reached: {'; '.join(reasons)}")
 
-    async def _dial(self, place: TcpAddress) -> HostSession:
+    async def _admitted_at(self, addresses: Sequence[str], peer: NodeId | None) -> HostSession:
+        """Dial, and say hello. Raises PeerUnreachable."""
         if self._nursery is None:
-            raise PeerUnreachable(f"cannot dial {place}: this overlay is not running")
-        failures: list[str] = []
+            raise PeerUnreachable(f"cannot reach {peer or addresses[0]}: this overlay is not running")
         try:
-            with trio.fail_after(DIAL_TIMEOUT):
-                for target in await resolve(place):
-                    try:
-                        stream = await dial(target, self._source_for(target))
-                        return await self._establish(
-                            stream, initiator=True, address=str(target), expected=place.peer_id
-                        )
-                    except (OSError, SessionError) as error:
-                        failures.append(str(error))
-        except trio.TooSlowError as error:
-            raise PeerUnreachable(f"nobody answered at {place} within {DIAL_TIMEOUT:g} s") from error
-        except OSError as error:
-            raise PeerUnreachable(f"no session with {place}: {error}") from error
-        raise PeerUnreachable(f"no session with {place}: {'; '.join(failures)}")
+            address, session = await self._dialer.dial(addresses, peer)
+        except PeerUnreachable as error:
+            raise PeerUnreachable(f"no session with {peer or addresses[0]}: {error}") from error
+        known = self._sessions.newest(session.peer)
+        if known is not None and known is not session and peer is None:
+            self._entrance.end(session, "there is a session already")
+            return known
+        await self._door.enter_dialled(session, NodeId(session.peer))
+        self.discovery.dialled(address, NodeId(session.peer))
+        return session
 
     def _source_for(self, target: Place) -> Place | None:
         """Return from where to dial: a place that is listened on, unless it is the target itself."""
@@ -432,6 +366,84 @@ class LibP2POverlay:
         if str(target) in own:
             return None
         return next((source for source in self._sources if source.version == target.version), None)
+
+    # For reaching and being reached (`p2p.reach`).
+
+    @property
+    def dial_relayed(self) -> RelayDialler | None:
+        """How to get through a relay; set by whoever can."""
+        return self._dialer.dial_relayed
+
+    @dial_relayed.setter
+    def dial_relayed(self, dialler: RelayDialler | None) -> None:
+        self._dialer.dial_relayed = dialler
+
+    def observations(self) -> Sequence[Observation]:
+        """Return where peers say that they see this node."""
+        return self._observations.all()
+
+    def announce(self, addresses: Sequence[str]) -> None:
+        """Tell peers of further addresses of this node: mapped ones, or relays'. They replace what was announced.
+
+        Args:
+            addresses: multiaddrs that end in `/p2p/<peer id>`.
+        """
+        self._announced = tuple(addresses)
+        self._host.set_addresses(self.listen_addresses())
+
+    async def adopt(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        *,
+        initiator: bool,
+        address: str,
+        expected: str | None = None,
+        path: Path = "relayed",
+    ) -> NodeId:
+        """Make a session of any byte stream and admit it like every other; return who is at the other end.
+
+        Args:
+            initiator: whether this end speaks first, in Noise and in hello; if not, hello is awaited by itself.
+            address: where the other end is, such as `<relay>/p2p-circuit`.
+            expected: the PeerId that has to be there.
+
+        Raises:
+            PeerUnreachable: it did not work; the stream is closed.
+        """
+        try:
+            with trio.fail_after(UPGRADE_TIMEOUT):
+                session = await self._entrance.establish(
+                    stream, initiator=initiator, address=address, expected=expected, path=path
+                )
+        except (SessionError, trio.TooSlowError) as error:
+            raise PeerUnreachable(f"no session over a stream from {address}: {error}") from error
+        if initiator:
+            await self._door.enter_dialled(session, NodeId(session.peer))
+        return NodeId(session.peer)
+
+    async def dial_direct(self, address: str, *, initiator: bool = True) -> NodeId:
+        """Make a fresh direct session, even if there is another one; return who is there.
+
+        Args:
+            address: of plain TCP; with a PeerId, that peer has to be there.
+            initiator: whether this end speaks first; in a hole punch both dial, and one does not.
+
+        Raises:
+            PeerUnreachable: it did not work.
+        """
+        try:
+            session = await self._dialer.dial_place(parse_address(address), initiator=initiator)
+        except (InvalidAddress, OSError, SessionError) as error:
+            raise PeerUnreachable(f"no direct session with {address}: {error}") from error
+        if initiator:
+            await self._door.enter_dialled(session, NodeId(session.peer))
+            self.discovery.dialled(address, NodeId(session.peer))
+        return NodeId(session.peer)
+
+    def _measured(self, info: PeerInfo) -> PeerInfo:
+        session = self._sessions.newest(info.node_id)
+        rtt = None if session is None else session.wire.rtt
+        return msgspec.structs.replace(info, rtt=rtt)
 
     # Streams.
 
@@ -466,15 +478,3 @@ class LibP2POverlay:
     async def _serve_stock(self, session: HostSession, stream: MuxedStream, _: Stream) -> None:
         assert session.connection is not None
         await self._host.serve_stock(stream, session.connection)
-
-
-def _why(error: Exception) -> HandshakeFault:
-    """Return in a word why a connection that came in made no session."""
-    match error:
-        case trio.TooSlowError():
-            return "time"
-        case ProtocolError():
-            return "protocol"
-        case OSError() | SessionError():
-            return "lost"
-    return "limit"

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 import trio
 
-from p2p.overlay import PeerUnreachable, StreamBroken
+from p2p.host.limits import Held
+from p2p.overlay import PeerUnreachable, StreamBroken, is_guest
 from p2p.session import TooManyStreams
 
 if TYPE_CHECKING:
+    from p2p.host.identify import Identified
     from p2p.host.stock import StockConnection
     from p2p.session import MuxedStream, Session
 
@@ -27,12 +29,31 @@ class HostSession:
         peer: the name of who is at the other end.
         address: where, as a multiaddr.
         direction: who dialled.
+        arrived_from: the IP address by which the connection is counted, if it arrived here.
     """
 
-    __slots__ = ("address", "connection", "direction", "path", "peer", "since", "wire")
+    __slots__ = (
+        "address",
+        "arrived_from",
+        "connection",
+        "direction",
+        "identified",
+        "local_port",
+        "path",
+        "peer",
+        "since",
+        "wire",
+    )
 
     def __init__(
-        self, wire: Session, peer: str, address: str, direction: Direction, path: Path, since: float
+        self,
+        wire: Session,
+        peer: str,
+        address: str,
+        direction: Direction,
+        path: Path,
+        since: float,
+        arrived_from: str | None = None,
     ) -> None:
         self.wire = wire
         """What carries it."""
@@ -42,8 +63,13 @@ class HostSession:
         self.path = path
         self.since = since
         """When it began, on trio's clock."""
+        self.arrived_from = arrived_from
+        self.local_port = wire.local_port
+        """The port at this end, if it is a TCP connection."""
         self.connection: StockConnection | None = None
         """Its entry in libp2p's books."""
+        self.identified: Identified | None = None
+        """What the peer said of itself and of this node, if it was asked."""
 
     def __repr__(self) -> str:
         return f"<HostSession with {self.peer}, {self.direction}, {self.path}>"
@@ -52,6 +78,17 @@ class HostSession:
     def closed(self) -> bool:
         """Return whether it has ended."""
         return self.wire.ended is not None
+
+    def held(self) -> Held[HostSession]:
+        """Return what it is worth when there are too many."""
+        return Held(
+            key=self,
+            guest=is_guest(self.peer),
+            inbound=self.direction == "in",
+            relayed=self.path == "relayed",
+            streams=self.wire.stream_count,
+            since=self.since,
+        )
 
     async def open_stream(self, protocol: str) -> MuxedStream:
         """Open a stream and agree on its protocol; without a round trip if the peer has agreed to it before.

@@ -12,6 +12,7 @@ from libp2p.abc import ConnectionType, IMuxedConn, IMuxedStream
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamEOF, MuxedStreamReset
 from multiaddr import Multiaddr
+from multiaddr.exceptions import Error as MultiaddrError
 
 from p2p.overlay import StreamBroken
 
@@ -59,7 +60,10 @@ class StockConnection(IMuxedConn):  # type: ignore[misc] # no type information u
         raise MuxedConnUnavailable("streams are accepted by the overlay")
 
     def get_transport_addresses(self) -> list[Multiaddr]:
-        return [Multiaddr(self._address)] if self._address else []
+        try:
+            return [Multiaddr(self._address)]
+        except MultiaddrError:  # what carries it has no such address
+            return []
 
     def get_connection_type(self) -> ConnectionType:
         return ConnectionType.RELAYED if "/p2p-circuit" in self._address else ConnectionType.DIRECT

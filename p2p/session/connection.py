@@ -115,6 +115,11 @@ class Session:
         return self.core.rtt
 
     @property
+    def local_port(self) -> int | None:
+        """Return the TCP port at this end; None if the session is not on a socket."""
+        return self._wire.local_port()
+
+    @property
     def stream_count(self) -> int:
         """Return how many streams are open."""
         return len(self.core.streams)

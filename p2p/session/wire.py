@@ -65,6 +65,12 @@ class Wire:
         """Return whether `send_now` may be called."""
         return self._socket is not None
 
+    def local_port(self) -> int | None:
+        """Return the port at this end, if it is a socket that is open."""
+        if self._socket is None or self._socket.fileno() < 0:
+            return None
+        return int(self._socket.getsockname()[1])
+
     def keep(self, rest: memoryview) -> None:
         """Have `rest`, an incomplete record, precede what is read next."""
         self._kept = bytes(rest)

@@ -10,7 +10,7 @@ import trio
 from structlog.testing import capture_logs
 
 from p2p.codec import encode
-from p2p.discovery import DiscoverySettings, MemoryPeerStore
+from p2p.discovery import DiscoverySettings, FilePeerStore, MemoryPeerStore
 from p2p.discovery.admission import HELLO_TIMEOUT
 from p2p.entropy import SeededEntropy
 from p2p.identity import NodeId
@@ -22,6 +22,7 @@ from p2p.testing.overlay import MemoryNetwork, MemoryOverlay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     from trio.testing import MockClock
 
@@ -242,3 +243,30 @@ async def test_own_address_among_the_bootstrap_does_no_harm(autojump_clock: Mock
         await eventually(lambda: ids(a) == {node(2)})
         await trio.sleep(1000)
         assert ids(a) == {node(2)}
+
+
+async def test_a_node_that_was_away_for_a_week_finds_the_network_from_its_own_disk(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """The bootstrap peer is gone for good, most of those it knew have gone too, and one is there again."""
+    world, store = World(), FilePeerStore(tmp_path / "peers.json")
+    async with AsyncExitStack() as stack:
+        for overlay in (world.overlay(2), *(world.overlay(n, 2) for n in (3, 4, 5, 6))):
+            await stack.enter_async_context(overlay.running())
+        await trio.sleep(300)  # until they know each other, so that the newcomer hears of all and dials them
+        async with world.overlay(1, 2, store=store).running() as a:
+            await eventually(lambda: len(a.peers()) == 5)
+    await trio.sleep(7 * 86_400)
+    a = world.overlay(1, 2, store=store)
+    async with world.overlay(3).running(), world.overlay(9, 3).running(), a.running():
+        await eventually(lambda: ids(a) == {node(3), node(9)}, timeout=120)
+    async with world.overlay(1, store=store).running() as a:  # the others' addresses are kept for another try
+        await trio.sleep(1)
+        assert a.discovery is not None
+        assert a.discovery.policy.addresses_of(node(4)) == [f"/memory/{node(4)}"]
+    await trio.sleep(8 * 86_400)
+    async with world.overlay(1, store=store).running() as a:  # but not for ever
+        await trio.sleep(1)
+        assert a.discovery is not None
+        assert a.discovery.policy.addresses_of(node(3))
+        assert not a.discovery.policy.addresses_of(node(4))

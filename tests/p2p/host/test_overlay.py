@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -17,17 +17,13 @@ from multiaddr import Multiaddr
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
-from p2p.clock import SystemClock
-from p2p.discovery import DiscoverySettings, FilePeerStore
-from p2p.entropy import SystemEntropy
-from p2p.host.addresses import parse_address
-from p2p.host.overlay import LibP2POverlay, ListenFailed
+from p2p.discovery import FilePeerStore
+from p2p.host.overlay import ListenFailed
 from p2p.identity import PrivateKey
 from p2p.overlay import Overlay, PeerUnreachable, Stream, StreamBroken, protocol_id
 from p2p.session.frames import DATA, INITIAL_WINDOW, SYN, frame
 from p2p.testing.conformance import (
     CHECKS,
-    ask,
     broken,
     connect,
     echo,
@@ -36,47 +32,11 @@ from p2p.testing.conformance import (
     serve,
     settled,
 )
+from tests.p2p.host.nodes import QUICK, ids, make, pair, place_of, session_of, works
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
-
-QUICK = DiscoverySettings(first_retry=0.05, bootstrap_retry=0.5)
-PASSIVE = DiscoverySettings(target_peers=0)
-"""Dials nobody by itself, so that a test decides who is connected."""
-
-
-def make(network: str = "devnet", key: PrivateKey | None = None, **options: Any) -> LibP2POverlay:
-    entropy = SystemEntropy()
-    options.setdefault("settings", PASSIVE)
-    return LibP2POverlay(
-        key or PrivateKey.generate(entropy), network, clock=SystemClock(), entropy=entropy, **options
-    )
-
-
-@asynccontextmanager
-async def pair() -> AsyncIterator[tuple[LibP2POverlay, LibP2POverlay]]:
-    a, b = make(), make()
-    async with a.running(), b.running():
-        yield a, b
-
-
-def ids(overlay: Overlay) -> set[str]:
-    return {peer.node_id for peer in overlay.peers()}
-
-
-def place_of(overlay: Overlay) -> tuple[str, int]:
-    parts = overlay.listen_addresses()[0].split("/")
-    return parts[2], int(parts[4])
-
-
-def session_of(overlay: LibP2POverlay, other: Overlay) -> Any:
-    return overlay._sessions.newest(other.node_id)
-
-
-async def works(a: Overlay, b: Overlay) -> None:
-    protocol = serve(b, "works", echo)
-    assert await ask(await a.open_stream(b.node_id, protocol), b"works" * 1000) == b"works" * 1000
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -478,7 +438,7 @@ async def test_libp2p_dials_nobody_by_itself() -> None:
 async def test_protocols_wait_for_hello() -> None:
     async with pair() as (a, b):
         protocol = serve(b, "gated", echo)
-        session = await a._dial(parse_address(b.listen_addresses()[0]))
+        _, session = await a._dialer.dial(b.listen_addresses())
         stream = await session.open_stream(protocol)
         await stream.send_all(b"x")
         with trio.move_on_after(0.3) as scope:

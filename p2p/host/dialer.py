@@ -1,0 +1,178 @@
+"""`Dialer`: from the addresses of a peer to a session with it: all of them, direct and through relays, the first wins.
+
+What cannot be dialled at all is skipped with a reason; when nothing worked, the error names each address and what
+became of it. The session is proven, not admitted: hello is the overlay's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from p2p.host.addresses import InvalidAddress, RelayedAddress, parse_dialable
+from p2p.host.race import Race, Target, in_order, run
+from p2p.host.tcp import Place, dial, resolve
+from p2p.overlay import PeerUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from p2p.host.addresses import TcpAddress
+    from p2p.host.limits import Gate
+    from p2p.host.sessions import HostSession, Path
+
+DIAL_TIMEOUT = 10.0
+"""Seconds from a dial's first packet to a session."""
+RESOLVE_TIMEOUT = 5.0
+"""Seconds to look names up."""
+MAX_TARGETS = 16
+"""Places tried for one peer."""
+
+
+class RelayDialler(Protocol):
+    """Makes a byte stream to a peer through a relay: `p2p.reach`'s part."""
+
+    async def __call__(self, address: str) -> trio.abc.HalfCloseableStream:
+        """Return a stream to the peer that `address` (`.../p2p-circuit/p2p/<peer>`) names. Raises OverlayError."""
+        ...
+
+
+class Establish(Protocol):
+    """Makes a session of a byte stream: the overlay's."""
+
+    async def __call__(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        *,
+        initiator: bool,
+        address: str,
+        expected: str | None,
+        path: Path,
+    ) -> HostSession: ...
+
+
+class Dialer:
+    """Dials for one overlay.
+
+    Args:
+        establish: makes a session of a byte stream.
+        drop: ends a session that nobody wants, with a reason.
+        source_for: returns from where to dial a place, if that matters.
+        failed: told of each address that nobody, or not the right one, answered at.
+    """
+
+    def __init__(
+        self,
+        establish: Establish,
+        drop: Callable[[HostSession, str], None],
+        *,
+        gate: Gate,
+        source_for: Callable[[Place], Place | None],
+        failed: Callable[[str], None],
+    ) -> None:
+        self.dial_relayed: RelayDialler | None = None
+        """How to get through a relay; None where nobody can."""
+        self._establish = establish
+        self._drop = drop
+        self._gate = gate
+        self._source_for = source_for
+        self._failed = failed
+
+    async def dial(self, addresses: Sequence[str], peer: str | None = None) -> tuple[str, HostSession]:
+        """Return the address that worked first, and the session.
+
+        Args:
+            addresses: multiaddrs, the likeliest first.
+            peer: the name of who has to be there; None takes whoever the addresses name, if they do.
+
+        Raises:
+            PeerUnreachable: none of them worked; says what became of each.
+        """
+        targets, reasons = await self._plan(addresses)
+        race = Race(in_order(targets)[:MAX_TARGETS])
+
+        async def attempt(target: Target) -> HostSession:
+            return await self._attempt(target, peer)
+
+        found = await run(race, attempt, lambda session: self._drop(session, "another address was quicker"))
+        reasons += [(target.address, reason) for target, reason in race.failures]
+        worked = None if found is None else found[0].address
+        for address in {address for address, _ in reasons}:
+            if address != worked:
+                self._failed(address)
+        if found is None:
+            raise PeerUnreachable("; ".join(f"{address}: {reason}" for address, reason in reasons))
+        return found[0].address, found[1]
+
+    async def dial_place(self, address: TcpAddress, *, initiator: bool) -> HostSession:
+        """Make a session with whoever is at one address, whatever other sessions there are.
+
+        Args:
+            initiator: whether this end speaks first; in a hole punch both dial and one of them does not.
+
+        Raises:
+            PeerUnreachable, SessionError, OSError: it did not work.
+        """
+        with trio.move_on_after(DIAL_TIMEOUT):
+            places = await resolve(address)
+            return await self._connect(places[0], address.peer_id, initiator=initiator)
+        raise PeerUnreachable(f"nobody answered at {address} within {DIAL_TIMEOUT:g} s")
+
+    async def _plan(self, addresses: Sequence[str]) -> tuple[list[Target], list[tuple[str, str]]]:
+        """Return what to try, and why the rest is not tried."""
+        found: dict[str, list[Target]] = {}
+        reasons: list[tuple[str, str]] = []
+
+        async def look_up(text: str, address: TcpAddress) -> None:
+            with trio.move_on_after(RESOLVE_TIMEOUT) as patience:
+                try:
+                    found[text] = [Target(text, place) for place in await resolve(address)]
+                except OSError as error:
+                    reasons.append((text, f"the name is not known: {error}"))
+            if patience.cancelled_caught:
+                reasons.append((text, "the name was not found in time"))
+
+        async with trio.open_nursery() as nursery:
+            for text in addresses:
+                try:
+                    address = parse_dialable(text)
+                except InvalidAddress as error:
+                    reasons.append((text, str(error)))
+                    continue
+                if not isinstance(address, RelayedAddress):
+                    nursery.start_soon(look_up, text, address)
+                elif self.dial_relayed is None:
+                    reasons.append((text, "this node has no way through relays"))
+                else:
+                    found[text] = [Target(text, None)]
+        return [target for text in addresses for target in found.get(text, ())], reasons
+
+    async def _attempt(self, target: Target, peer: str | None) -> HostSession:
+        address = parse_dialable(target.address)
+        with trio.fail_after(DIAL_TIMEOUT):
+            if target.place is not None:
+                session = await self._connect(target.place, address.peer_id, initiator=True)
+            else:
+                assert self.dial_relayed is not None
+                stream = await self.dial_relayed(target.address)
+                session = await self._establish(
+                    stream,
+                    initiator=True,
+                    address=address.transport(),
+                    expected=address.peer_id,
+                    path="relayed",
+                )
+        if peer is not None and peer not in (session.peer, session.wire.peer_id):
+            self._drop(session, "somebody else was wanted")
+            raise PeerUnreachable(f"{session.peer} is there")
+        return session
+
+    async def _connect(self, place: Place, expected: str | None, *, initiator: bool) -> HostSession:
+        refused = self._gate.refuses_place(place.host)
+        if refused is not None:
+            raise PeerUnreachable(refused)
+        stream = await dial(place, self._source_for(place))
+        return await self._establish(
+            stream, initiator=initiator, address=str(place), expected=expected, path="direct"
+        )

@@ -1,0 +1,126 @@
+"""Who may connect, and who goes first when there are too many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2p.host.limits import Gate, Held, HostLimits, place_of, prune
+
+NODE = "0x" + "ab" * 20
+
+
+def gate(*, devnet: bool = False, **limits: Any) -> Gate:
+    return Gate(HostLimits(**limits), trust_loopback=devnet)
+
+
+def test_one_address_has_so_many_and_no_more() -> None:
+    door = gate(per_place=2)
+    assert [door.arrive("192.0.2.1") for _ in range(2)] == [None, None]
+    assert "192.0.2.1 has 2" in str(door.arrive("192.0.2.1"))
+    assert door.arrive("192.0.2.2") is None
+    door.left("192.0.2.1")
+    assert door.arrive("192.0.2.1") is None
+    assert door.total == 3
+
+
+def test_an_ipv6_household_is_one_place() -> None:
+    assert place_of("2001:db8:1:2::1") == place_of("2001:db8:1:2:ffff::9") == "2001:db8:1:2::/64"
+    assert place_of("2001:db8:1:3::1") != place_of("2001:db8:1:2::1")
+    door = gate(per_place=1)
+    assert door.arrive("2001:db8::1") is None
+    assert door.arrive("2001:db8::2") is not None
+
+
+def test_this_machine_is_exempt_on_a_devnet_only() -> None:
+    for devnet in (False, True):
+        door = gate(devnet=devnet, per_place=1)
+        assert door.arrive("127.0.0.1") is None
+        assert (door.arrive("127.0.0.1") is None) is devnet
+
+
+def test_the_total_counts_everyone_and_is_given_back() -> None:
+    door = gate(connections=3)
+    assert door.arrive("192.0.2.1") is None
+    door.made()
+    assert door.arrive("192.0.2.2") is None
+    assert "3 connections" in str(door.arrive("192.0.2.3"))
+    door.left(None)
+    assert door.arrive("192.0.2.3") is None
+
+
+def test_handshakes_under_way_are_bounded() -> None:
+    door = gate(upgrades=1)
+    assert door.arrive("192.0.2.1") is None
+    assert "handshakes" in str(door.arrive("192.0.2.2"))
+    door.upgraded()
+    assert door.arrive("192.0.2.2") is None
+
+
+def test_the_deny_list_knows_names_addresses_and_networks() -> None:
+    door = gate(
+        deny=(
+            NODE.upper().replace("0X", "0x"),
+            "12D3KooWbad",
+            "192.0.2.7",
+            "198.51.100.0/24",
+            "2001:db8::/32",
+        )
+    )
+    for host in ("192.0.2.7", "198.51.100.200", "2001:db8:5::1"):
+        assert "deny-list" in str(door.refuses_place(host))
+        assert "deny-list" in str(door.arrive(host))
+    assert door.refuses_place("192.0.2.8") is None
+    assert "deny-list" in str(door.refuses_peer("16Uiu2Hfine", NODE))
+    assert "deny-list" in str(door.refuses_peer("12D3KooWbad", "12D3KooWbad"))
+    assert door.refuses_peer("16Uiu2Hfine", "0x" + "cd" * 20) is None
+    assert door.total == 0
+    with pytest.raises(ValueError, match="nonsense"):
+        gate(deny=("nonsense",))
+
+
+def held(key: str, **how: Any) -> Held[str]:
+    settings: dict[str, Any] = {"guest": False, "inbound": True, "relayed": False, "streams": 0, "since": 0.0}
+    return Held(key=key, **(settings | how))
+
+
+def test_the_least_worth_go_first() -> None:
+    sessions = [
+        held("ours", inbound=False),
+        held("old", since=1.0),
+        held("young", since=2.0),
+        held("busy guest", guest=True, streams=1),
+        held("relayed", relayed=True),
+        held("busy", streams=3),
+        held("guest", guest=True, inbound=False),
+    ]
+    order = ["guest", "relayed", "young", "old", "ours"]
+    assert prune(sessions, 100) == order
+    assert prune(sessions, 2) == order[:2]
+    assert prune(sessions, 0) == prune(sessions, -5) == []
+
+
+HELD = st.builds(
+    Held,
+    key=st.integers(),
+    guest=st.booleans(),
+    inbound=st.booleans(),
+    relayed=st.booleans(),
+    streams=st.integers(0, 2),
+    since=st.floats(0, 100),
+)
+
+
+@given(st.lists(HELD, unique_by=lambda h: h.key), st.integers(-3, 20))
+def test_none_in_use_is_ended_and_no_more_than_needed(sessions: list[Held[int]], excess: int) -> None:
+    ended = set(prune(sessions, excess))
+    idle = {h.key for h in sessions if not h.streams}
+    assert ended <= idle
+    assert len(ended) == min(len(idle), max(excess, 0))
+    kept_idle = [h for h in sessions if h.key in idle - ended]
+    for h in sessions:  # no node gives way while an idle guest stays
+        if h.key in ended and not h.guest:
+            assert not any(k.guest for k in kept_idle)
