@@ -62,9 +62,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
+    from node.api.own_net import NodeDirectory
     from node.api.web import Session
     from node.config import Config
     from node.provider.runtimes import RuntimeDescriptor
+    from p2p.discovery import Discovery
     from p2p.identity import PrivateKey
     from p2p.protocol import Protocol
     from p2p.reach.verdict import Reach
@@ -96,6 +98,10 @@ class Node:
         self.events = EventLog(self.clock)
         """What happens on the network."""
         self.overlay = DeferredOverlay(key.node_id, config.text("overlay.network"))
+        self.discovery: Discovery | None = None
+        """The address book, and who is dialled; there once libp2p is loaded."""
+        self.directory: NodeDirectory | None = None
+        """Where nodes publish their addresses, where this node takes part in that."""
         self.reach: Reach | None = None
         """What is known of how others reach this node, where that is looked into."""
         self.bus = LocalBus(key.node_id)
@@ -320,6 +326,7 @@ async def _join_overlay(node: Node) -> None:
         reuse_port=config["overlay.reuse-port"],
     )
     node.overlay.attach(overlay)
+    node.discovery = overlay.discovery
     async with overlay.running():
         node.overlay.set_joined()
         node.log.info("joined the overlay", network=overlay.network, listening=overlay.listen_addresses())

@@ -7,9 +7,10 @@ libp2p programs, by their PeerId; wherever one is asked for, the address that it
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import msgspec
+import trio
 
 from node.api.own import PREFIX, owner_only
 from node.api.web import EventStream, Routes, answer, error
@@ -21,19 +22,36 @@ from p2p.overlay import OverlayError, PeerUnreachable
 from protocols.ground.times import format_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from starlette.responses import Response
 
     from node.api.web import ApiRequest
     from node.app import Node
+    from p2p.discovery.policy import KnownAddress
     from p2p.events import Entry
+    from p2p.identity import NodeId
     from p2p.overlay import PeerInfo
 
 MAX_EVENTS = 1000
 """Most events that are told at a time."""
+LOOK_UP_TIMEOUT = 30.0
+"""Seconds for a search of the directory."""
 PING_TIMEOUT = 5.0
 """Seconds to wait for the answer to one ping."""
+
+
+class NodeDirectory(Protocol):
+    """Where nodes publish their addresses; `p2p.discovery.directory.Directory` is one."""
+
+    async def look_up(self, node: NodeId) -> Sequence[str]:
+        """Return where the network says that `node` may be dialled; empty if it has no word of it."""
+        ...
+
+
+class _Find(msgspec.Struct):
+    peer: str
+    connect: bool = False
 
 
 class _Ping(msgspec.Struct):
@@ -49,6 +67,7 @@ def routes(node: Node) -> Routes:
     for method, template, handler in (
         ("GET", "/peers", net.peers),
         ("POST", "/ping", net.ping),
+        ("POST", "/find", net.find),
         ("POST", "/check", net.check),
         ("GET", "/events", net.events),
         ("GET", "/events/stream", net.follow_events),
@@ -98,6 +117,52 @@ class _Net:
         }
         return answer({"schema": "golem-p2p/ping/1", "peer": peer, **place, **_report(report)})
 
+    async def find(self, request: ApiRequest) -> Response:
+        body = await request.body_as(_Find)
+        node = self._node
+        try:
+            wanted = parse_node_id(body.peer)
+        except InvalidNodeId as problem:
+            raise error(400, str(problem)) from problem
+        if wanted == node.key.node_id:
+            raise error(400, f"{wanted} is this node itself; `golem-p2p id` has its addresses")
+        found: list[dict[str, Any]] = [
+            {"source": "session", "address": peer.address, "direction": peer.direction, "path": peer.path}
+            for peer in node.overlay.peers()
+            if peer.node_id == wanted
+        ]
+        connected = bool(found)
+        if node.discovery is not None:
+            found += [_in_book(known) for known in node.discovery.policy.known(wanted)]
+        if node.directory is not None:
+            with trio.move_on_after(LOOK_UP_TIMEOUT):
+                told = await node.directory.look_up(wanted)
+                found += [{"source": "directory", "address": address} for address in told]
+        attempt = await self._attempt(wanted) if body.connect else None
+        return answer(
+            {
+                "schema": "golem-p2p/find/1",
+                "nodeId": wanted,
+                "connected": connected or bool(attempt and not attempt["problem"]),
+                "addresses": found,
+                "directory": node.directory is not None,
+                "attempt": attempt,
+            }
+        )
+
+    async def _attempt(self, wanted: NodeId) -> dict[str, Any]:
+        """Make a session, if there is none, and say how that went."""
+        node = self._node
+        began = node.clock.monotonic()
+        try:
+            await (await node.overlay.open_stream(wanted, ping.PROTOCOL)).aclose()
+        except OverlayError as problem:
+            return {"problem": str(problem), "seconds": round(node.clock.monotonic() - began, 3)}
+        seconds = round(node.clock.monotonic() - began, 3)
+        info = next((peer for peer in node.overlay.peers() if peer.node_id == wanted), None)
+        place = {"address": info.address, "path": info.path} if info else {}
+        return {"problem": "", "seconds": seconds, **place}
+
     async def check(self, request: ApiRequest) -> Response:
         node = self._node
         facts = await probe.examine(
@@ -107,6 +172,7 @@ class _Net:
             joined=node.overlay.joined,
             events=node.events,
             verdict=node.reach.verdict if node.reach else None,
+            known=node.discovery.policy.size if node.discovery else None,
         )
         checks = judge(facts)
         return answer(
@@ -156,6 +222,16 @@ class _Net:
             raise error(
                 400, f"{problem}, an address (/ip4/...), or a guest's peer id as `peers` lists it"
             ) from problem
+
+
+def _in_book(known: KnownAddress) -> dict[str, Any]:
+    return {
+        "source": "book",
+        "address": known.address,
+        "provenAt": format_time(known.proven_ns) if known.proven_ns else None,
+        "failures": known.failures,
+        "toldBy": known.told_by or None,
+    }
 
 
 def _event(entry: Entry) -> dict[str, Any]:

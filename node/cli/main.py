@@ -22,7 +22,7 @@ _HELP = {
     "peers": "with whom this node is connected, and how",
     "ping": "how long it takes to a peer and back, and by which path",
     "netcheck": "what is the matter with the network, and what to do",
-    "net": "what happens on the network underneath",
+    "net": "the network underneath: where nodes are, and what happens",
     "app-key": "keys that programs use to reach the node",
     "payment": "balances, test funds, accounts",
     "offers": "what is on offer in the market now",

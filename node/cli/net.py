@@ -11,6 +11,7 @@ import typer
 
 from node.cli.common import (
     FAILURE,
+    NOT_FOUND,
     TIMEOUT,
     DataDir,
     Json,
@@ -123,11 +124,29 @@ def _show_ping(document: dict[str, Any]) -> None:
 
 def net(argv: Sequence[str]) -> int:
     """Run `golem-p2p net`."""
-    app = make_app("The network underneath: what happens on it.")
+    app = make_app("The network underneath: where nodes are, and what happens.")
 
-    @app.callback()
-    def group() -> None:
-        """Keep `events` a word of its own, however few there are."""
+    @app.command()
+    def find(
+        node_id: Annotated[str, typer.Argument(help="0x and 40 hexadecimal digits.")],
+        data_dir: DataDir = "",
+        as_json: Json = False,
+        connect: Annotated[
+            bool, typer.Option("--connect", "-c", help="Try to reach it, if there is no session.")
+        ] = False,
+    ) -> int:
+        """Show where a node may be reached, and who says so: a session, the address book, the directory.
+
+        Exit code 4 when nobody knows, 6 when it was to be reached and could not be.
+
+        Example: golem-p2p net find 0xe9c7cdb14a5bc7be46c97be0ee1ef3e2d3b0bb1e --connect
+        """
+        body = {"peer": node_id, "connect": connect}
+        document = NodeClient(config_of(data_dir)).post(f"{NET}/find", body, timeout=PATIENCE + 60)
+        emit(document, as_json, lambda: _show_found(document))
+        if connect:
+            return TIMEOUT if document["attempt"]["problem"] else 0
+        return 0 if document["addresses"] else NOT_FOUND
 
     @app.command()
     def events(
@@ -159,6 +178,33 @@ def net(argv: Sequence[str]) -> int:
         complain("the node has stopped")
 
     return run_app(app, argv, "golem-p2p net")
+
+
+def _show_found(document: dict[str, Any]) -> None:
+    say(f"{document['nodeId']} is {'connected' if document['connected'] else 'not connected'}")
+    rows = [(a["source"], a["address"], _about(a)) for a in document["addresses"]]
+    if rows:
+        table(("from", "address", "what is known"), rows)
+    else:
+        asked = ", nor does the directory" if document["directory"] else ""
+        complain(f"this node knows no address of it{asked}: it was never dialled, and no peer told of it")
+    attempt = document["attempt"]
+    if attempt and attempt["problem"]:
+        complain(printable(f"it cannot be reached: {attempt['problem']}"))
+    elif attempt:
+        place = f" at {attempt['address']}, {attempt['path']}" if "address" in attempt else ""
+        say(printable(f"reached{place}, in {attempt['seconds']:.3f} s"))
+
+
+def _about(address: dict[str, Any]) -> str:
+    if address["source"] == "session":
+        return f"{'dialled by it' if address['direction'] == 'in' else 'dialled by us'}, {address['path']}"
+    if address["source"] == "directory":
+        return "signed by the node"
+    proven = f"it was there at {address['provenAt']}" if address["provenAt"] else "not proven"
+    failed = f", failed {address['failures']} times since" if address["failures"] else ""
+    teller = f", told by {address['toldBy']}" if address["toldBy"] else ""
+    return proven + failed + teller
 
 
 def _show_events(events: Sequence[dict[str, Any]]) -> None:

@@ -57,6 +57,19 @@ class Dial(msgspec.Struct, frozen=True):
     """Whether it comes from the bootstrap list."""
 
 
+class KnownAddress(msgspec.Struct, frozen=True):
+    """What the address book has of one address of a node."""
+
+    address: str
+    """A multiaddr."""
+    proven_ns: int
+    """When a session last proved the node to be there, UTC nanoseconds; 0 if none has."""
+    failures: int
+    """Dials in a row that failed."""
+    told_by: str
+    """Who alone told of the node; empty if it was met, or told of itself."""
+
+
 class _Target:
     """Something to dial, and when it may be tried again."""
 
@@ -249,6 +262,22 @@ class DiscoveryPolicy:
             return []
         entries = node.addresses.items()
         return [a for a, e in sorted(entries, key=lambda item: (item[1].failures, -item[1].proven_ns))]
+
+    def known(self, peer: NodeId) -> list[KnownAddress]:
+        """Return what the book has of `peer`, the likeliest address first."""
+        node = self._book.get(peer)
+        found = (
+            []
+            if node is None
+            else [(address, node.addresses[address]) for address in self.addresses_of(peer)]
+        )
+        teller = "" if node is None or node.teller is None else node.teller
+        return [KnownAddress(address, entry.proven_ns, entry.failures, teller) for address, entry in found]
+
+    @property
+    def size(self) -> int:
+        """Return how many nodes are in the book."""
+        return len(self._book)
 
     def tell(self, asker: NodeId, chance: random.Random) -> list[KnownPeer]:
         """Return what to tell `asker` of others: connected peers, and those proven before, in random order."""

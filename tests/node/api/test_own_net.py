@@ -16,7 +16,10 @@ from node.api.own import OWNER
 from node.api.server import RestServer
 from node.api.web import Session
 from p2p import ping
+from p2p.discovery import DiscoveryPolicy
+from p2p.discovery.messages import KnownPeer
 from p2p.events import DialFailed, EventLog, PeerDropped
+from p2p.testing.clock import EPOCH_NS
 from p2p.testing.nodes import memory_nodes
 from tests.node.api.client import MarketClient
 
@@ -53,6 +56,9 @@ class House:
             clock=here.clock,
             entropy=here.entropy,
             events=EventLog(here.clock),
+            key=here.signer,
+            discovery=None,
+            directory=None,
         )
         self.owner = Client(self.node, Session(here.node_id, OWNER, OWNER))
         self.script = Client(self.node, Session(here.node_id, "script"))
@@ -71,6 +77,7 @@ async def test_an_application_key_is_not_the_owner(autojump_clock: MockClock) ->
             ("GET", "/peers"),
             ("POST", "/ping"),
             ("POST", "/check"),
+            ("POST", "/find"),
             ("GET", "/events"),
             ("GET", "/events/stream"),
         ):
@@ -129,6 +136,76 @@ async def test_ping_of_who_is_not_there_says_why(autojump_clock: MockClock) -> N
         )
         for body in bodies:
             assert (await found.owner.post(f"{NET}/ping", body)).status == 400, body
+
+
+class Directory:
+    """Says that a stranger is at an address."""
+
+    async def look_up(self, node: str) -> list[str]:
+        await trio.sleep(1)
+        return ["/ip4/192.0.2.9/tcp/9"] if node == STRANGER else []
+
+
+async def test_find(autojump_clock: MockClock) -> None:
+    async with house() as found:
+        address = found.there.overlay.listen_addresses()[0]
+        policy = DiscoveryPolicy(found.owner_id)
+        policy.dialled(EPOCH_NS, address, found.there.node_id)
+        policy.told(0, found.there.node_id, [], [KnownPeer(STRANGER, ("/ip4/192.0.2.1/tcp/1",))])
+        found.node.discovery = SimpleNamespace(policy=policy)
+        document = (await found.owner.post(f"{NET}/find", {"peer": found.there.node_id})).json()
+        assert document == {
+            "schema": "golem-p2p/find/1",
+            "nodeId": found.there.node_id,
+            "connected": True,
+            "addresses": [
+                {"source": "session", "address": address, "direction": "out", "path": "direct"},
+                {
+                    "source": "book",
+                    "address": address,
+                    "provenAt": "2026-01-01T00:00:00Z",
+                    "failures": 0,
+                    "toldBy": None,
+                },
+            ],
+            "directory": False,
+            "attempt": None,
+        }
+        found.node.directory = Directory()
+        document = (await found.owner.post(f"{NET}/find", {"peer": STRANGER})).json()
+        assert (document["connected"], document["directory"]) == (False, True)
+        assert [(a["source"], a["address"]) for a in document["addresses"]] == [
+            ("book", "/ip4/192.0.2.1/tcp/1"),
+            ("directory", "/ip4/192.0.2.9/tcp/9"),
+        ]
+        assert document["addresses"][0]["toldBy"] == found.there.node_id
+        assert document["addresses"][0]["provenAt"] is None
+
+
+async def test_find_and_connect(autojump_clock: MockClock) -> None:
+    async with house() as found:
+        await found.node.overlay.disconnect(found.there.node_id)
+        await trio.sleep(1)
+        document = (
+            await found.owner.post(f"{NET}/find", {"peer": found.there.node_id, "connect": True})
+        ).json()
+        assert document["addresses"] == []
+        assert document["connected"] is True
+        attempt = document["attempt"]
+        assert attempt["address"] == found.there.overlay.listen_addresses()[0]
+        assert (attempt["path"], attempt["problem"]) == ("direct", "")
+        assert attempt["seconds"] > 0.1, "a session takes round trips"
+        document = (await found.owner.post(f"{NET}/find", {"peer": STRANGER, "connect": True})).json()
+        assert document["connected"] is False
+        assert "does not accept connections" in document["attempt"]["problem"]
+
+
+async def test_find_of_who_is_nobody(autojump_clock: MockClock) -> None:
+    async with house() as found:
+        for peer, words in (("attic", "40 hexadecimal digits"), (found.owner_id, "this node itself")):
+            answer = await found.owner.post(f"{NET}/find", {"peer": peer})
+            assert answer.status == 400
+            assert words in answer.message
 
 
 async def test_a_peer_that_is_reached_but_answers_no_pings(autojump_clock: MockClock) -> None:

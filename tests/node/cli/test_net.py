@@ -25,7 +25,14 @@ SOMEBODY = str(peer_id_of(PrivateKey.generate(SeededEntropy(1)).public_key))
 
 
 @pytest.mark.parametrize(
-    "argv", [("peers",), ("ping", STRANGER), ("net", "events"), ("net", "events", "--follow")]
+    "argv",
+    [
+        ("peers",),
+        ("ping", STRANGER),
+        ("net", "events"),
+        ("net", "events", "--follow"),
+        ("net", "find", STRANGER),
+    ],
 )
 def test_no_node_is_3(run: Run, argv: tuple[str, ...]) -> None:
     ran = run(*argv)
@@ -57,6 +64,45 @@ def test_nobody_there(run: Run, house: House) -> None:
     assert "netcheck" in ran.err
     document = json.loads(run("peers", "--json", "--data-dir", house.folder).out)
     assert document == {"schema": "golem-p2p/peers/1", "peers": [], "guests": []}
+
+
+def test_find_of_who_is_nowhere(run: Run, house: House) -> None:
+    ran = run("net", "find", STRANGER, "--data-dir", house.folder)
+    assert (ran.code, ran.out) == (4, f"{STRANGER} is not connected\n")
+    assert "no address" in ran.err
+    ran = run("net", "find", STRANGER, "--connect", "--json", "--data-dir", house.folder)
+    assert ran.code == 6
+    document = json.loads(ran.out)
+    assert document["addresses"] == []
+    assert "no address" in document["attempt"]["problem"]
+    ran = run("net", "find", "attic", "--data-dir", house.folder)
+    assert (ran.code, ran.out) == (1, "")
+
+
+def test_what_is_found_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    place = {"address": "/ip4/192.0.2.1/tcp/1"}
+    book = {"source": "book", **place, "failures": 0, "toldBy": None, "provenAt": None}
+    document: dict[str, Any] = {
+        "nodeId": STRANGER,
+        "connected": True,
+        "directory": True,
+        "addresses": [
+            {"source": "session", **place, "direction": "in", "path": "relayed"},
+            {**book, "provenAt": "2026-01-01T00:00:00Z"},
+            {**book, "failures": 2, "toldBy": "0xab"},
+            {"source": "directory", **place},
+        ],
+        "attempt": {"problem": "", "seconds": 0.5, "path": "direct", **place},
+    }
+    net._show_found(document)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[-1] for line in lines[2:]] == [
+        "dialled by it, relayed",
+        "it was there at 2026-01-01T00:00:00Z",
+        "not proven, failed 2 times since, told by 0xab",
+        "signed by the node",
+        "reached at /ip4/192.0.2.1/tcp/1, direct, in 0.500 s",
+    ]
 
 
 def test_events_of_a_node(run: Run, house: House) -> None:

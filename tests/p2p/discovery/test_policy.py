@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from p2p.clock import NANOSECONDS
 from p2p.discovery import DiscoveryPolicy, DiscoverySettings
 from p2p.discovery.messages import MAX_ADDRESSES, MAX_TOLD_PEERS, KnownPeer
+from p2p.discovery.policy import KnownAddress
 from p2p.identity import NodeId
 
 ME = NodeId("0x" + "0" * 40)
@@ -214,6 +215,24 @@ def test_what_is_told_on_is_connected_or_proven_and_bounded() -> None:
     assert told[0].node_id == node(1)
     assert node(2) not in {peer.node_id for peer in told}
     assert not {peer.node_id for peer in told} & {node(n) for n in range(500, 530)}
+
+
+def test_what_is_known_of_a_node_says_who_told_and_what_was_proven() -> None:
+    book, chance = policy()
+    book.told(0, node(1), [at(1)], [known(2, 2)])
+    assert book.known(node(2)) == [
+        KnownAddress(at(2, 0), proven_ns=0, failures=0, told_by=node(1)),
+        KnownAddress(at(2, 1), proven_ns=0, failures=0, told_by=node(1)),
+    ]
+    assert [k.told_by for k in book.known(node(1))] == [""], "it told of itself"
+    book.dial_failed(1, at(2, 0), chance)
+    book.dialled(77, at(2, 1), node(2))
+    assert book.known(node(2)) == [
+        KnownAddress(at(2, 1), proven_ns=77, failures=0, told_by=""),
+        KnownAddress(at(2, 0), proven_ns=0, failures=1, told_by=""),
+    ]
+    assert book.known(node(3)) == []
+    assert book.size == 2
 
 
 def test_refreshes_come_about_once_a_minute() -> None:
