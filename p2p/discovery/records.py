@@ -89,12 +89,16 @@ class RecordRules:
             raise RecordRefused(str(error)) from error
         if record.node_id != owner:
             raise RecordRefused(f"a record signed by {record.node_id} is not one of {owner}")
-        if not now_ns - MAX_AGE_NS <= record.seq <= now_ns + MAX_AHEAD_NS:
-            raise RecordRefused("a record is older than two days, or from the future")
+        self.check_age(record.seq, now_ns)
         addresses = tuple(self._dialable(record.addresses, base58.encode(record.peer_id)))
         if not addresses:
             raise RecordRefused("a record has no address that may be dialled")
         return NodeRecord(owner, record.seq, addresses, value)
+
+    def check_age(self, seq: int, now_ns: int) -> None:
+        """Raise RecordRefused if a record that was signed at `seq` does not count now."""
+        if not now_ns - MAX_AGE_NS <= seq <= now_ns + MAX_AHEAD_NS:
+            raise RecordRefused("a record is older than two days, or from the future")
 
     def _dialable(self, addresses: Iterable[multiaddr.Multiaddr], peer_id: str) -> Iterable[str]:
         """Yield those to dial. Others may be of a transport to come, so that they do no harm to the record."""

@@ -1,0 +1,179 @@
+"""One iterative lookup: whom to ask next, and when it is over. No I/O.
+
+The lookup runs on disjoint paths: the contacts it starts with are dealt to the paths, and whoever is heard of
+belongs to the path that heard first. A path asks the nearest it knows, and ends when those nearest have answered.
+So one liar, who tells of contacts that lie nearer than any real one, spoils its own path. What a path is told is
+bounded: contacts an answer, requests a lookup, failures in a row, subnets among the nearest.
+"""
+
+from __future__ import annotations
+
+import bisect
+import enum
+from typing import TYPE_CHECKING
+
+from p2p.discovery.kademlia.contact import Contact, Diversity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from p2p.discovery.kademlia.params import KademliaParams
+
+MAX_HEARD = 1024
+"""Contacts of which one lookup may hear."""
+
+
+class _State(enum.Enum):
+    HEARD = enum.auto()
+    ASKED = enum.auto()
+    ANSWERED = enum.auto()
+    FAILED = enum.auto()
+
+
+class _Path:
+    def __init__(self) -> None:
+        self.contacts: list[tuple[int, Contact]] = []
+        """By distance, the nearest first."""
+        self.barren = 0
+        """Failures since somebody last answered."""
+
+
+class Lookup:
+    """The search for a key, or for the `k` contacts nearest to it.
+
+    Args:
+        target: the key, in the space of keys.
+        me: our own PeerId, which is never asked.
+        start: contacts to begin with, the nearest first.
+        need: contacts that have to have answered before the lookup ends, such as `k` to store something.
+        diverse: whether to bound how many contacts of one subnet count among the nearest.
+    """
+
+    def __init__(
+        self,
+        target: int,
+        me: bytes,
+        start: Sequence[Contact],
+        params: KademliaParams,
+        *,
+        need: int,
+        diverse: bool = True,
+    ) -> None:
+        self._target = target
+        self._params = params
+        self._need = need
+        self._limit = params.subnet_per_bucket if diverse else 0
+        self._paths = [_Path() for _ in range(max(1, min(params.paths, len(start))))]
+        self._states: dict[bytes, _State] = {}
+        self._path_of: dict[bytes, _Path] = {}
+        self._hops: dict[bytes, int] = {}
+        self._me = me
+        self._asked = 0
+        self._under_way = 0
+        for index, contact in enumerate(start):
+            self._hear(self._paths[index % len(self._paths)], contact, 1)
+
+    def __repr__(self) -> str:
+        return f"<Lookup {self._asked} asked, {self._under_way} under way, {len(self._states)} heard of>"
+
+    @property
+    def requests(self) -> int:
+        """Return how many were asked."""
+        return self._asked
+
+    def hops_to(self, contact: Contact) -> int:
+        """Return by how many steps `contact` was reached: 1 for one that was known before."""
+        return self._hops.get(contact.peer_id, 0)
+
+    def next(self) -> list[Contact]:
+        """Return whom to ask now; each has to be reported with `answered` or `failed`."""
+        chosen: list[Contact] = []
+        waiting = self._wanted()
+        while any(waiting):
+            for queue in waiting:  # in turn, so that no path starves the others
+                if not queue:
+                    continue
+                if self._under_way >= self._params.alpha or self._asked >= self._params.max_requests:
+                    return chosen
+                contact = queue.pop(0)
+                self._states[contact.peer_id] = _State.ASKED
+                self._asked += 1
+                self._under_way += 1
+                chosen.append(contact)
+        return chosen
+
+    def answered(self, contact: Contact, closer: Iterable[Contact] = ()) -> None:
+        """Take in an answer, and whom it told of; more than `k` of those are not read."""
+        if self._states.get(contact.peer_id) is not _State.ASKED:
+            return
+        self._states[contact.peer_id] = _State.ANSWERED
+        self._under_way -= 1
+        path = self._path_of[contact.peer_id]
+        path.barren = 0
+        for _, heard in zip(range(self._params.k), closer, strict=False):
+            self._hear(path, heard, self._hops[contact.peer_id] + 1)
+
+    def failed(self, contact: Contact) -> None:
+        """Note that there was no answer."""
+        if self._states.get(contact.peer_id) is _State.ASKED:
+            self._states[contact.peer_id] = _State.FAILED
+            self._under_way -= 1
+            self._path_of[contact.peer_id].barren += 1
+
+    @property
+    def done(self) -> bool:
+        """Whether nobody is left to ask and nobody's answer is awaited."""
+        return not self._under_way and (self._asked >= self._params.max_requests or not any(self._wanted()))
+
+    def closest(self) -> list[Contact]:
+        """Return the `k` nearest of those who answered, of all paths, the nearest first."""
+        answered = [
+            item
+            for path in self._paths
+            for item in path.contacts
+            if self._states[item[1].peer_id] is _State.ANSWERED
+        ]
+        return self._diverse(sorted(answered, key=lambda item: item[0]), self._params.k)
+
+    # Within.
+
+    def _hear(self, path: _Path, contact: Contact, hops: int) -> None:
+        if contact.peer_id == self._me or contact.peer_id in self._states or len(self._states) >= MAX_HEARD:
+            return
+        self._states[contact.peer_id] = _State.HEARD
+        self._path_of[contact.peer_id] = path
+        self._hops[contact.peer_id] = hops
+        bisect.insort(path.contacts, (contact.key ^ self._target, contact), key=lambda item: item[0])
+
+    def _wanted(self) -> list[list[Contact]]:
+        """Return for each path whom to ask, the nearest first.
+
+        Those among the nearest of all paths, so that the result is right; and those among the nearest of the path
+        itself, so that a path whose contacts lie behind the lies of another goes on all the same.
+        """
+        alive = [[] if path.barren >= self._params.max_barren else self._alive(path) for path in self._paths]
+        everyone = sorted((item for path in alive for item in path), key=lambda item: item[0])
+        nearest = {contact.peer_id for contact in self._diverse(everyone, self._need)}
+        each = -(-self._need // len(self._paths))
+        wanted = []
+        for path in alive:
+            own = {contact.peer_id for contact in self._diverse(path, each)} | nearest
+            wanted.append(
+                [c for _, c in path if c.peer_id in own and self._states[c.peer_id] is _State.HEARD]
+            )
+        return wanted
+
+    def _alive(self, path: _Path) -> list[tuple[int, Contact]]:
+        return [item for item in path.contacts if self._states[item[1].peer_id] is not _State.FAILED]
+
+    def _diverse(self, contacts: Iterable[tuple[int, Contact]], count: int) -> list[Contact]:
+        """Return the first `count` of `contacts`, those left out of whose subnets there are enough before them."""
+        taken: list[Contact] = []
+        diversity = Diversity(self._limit)
+        for _, contact in contacts:
+            if len(taken) >= count:
+                break
+            if diversity.admits(contact):
+                diversity.add(contact)
+                taken.append(contact)
+        return taken
