@@ -206,6 +206,11 @@ class Discovery:
         self.policy.suggest(peer, address)
         self._news.set()
 
+    def signed(self, peer: NodeId, addresses: Sequence[str]) -> None:
+        """Take in where a signed record says that `peer` is."""
+        self.policy.signed(peer, addresses)
+        self._news.set()
+
     async def _dial(self, overlay: Overlay, dial: Dial) -> None:
         found = None
         try:

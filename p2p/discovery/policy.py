@@ -208,6 +208,10 @@ class DiscoveryPolicy:
         """Enter a claim that no peer made; bounded as if this node were its teller."""
         self._claim(peer, [address], self._me)
 
+    def signed(self, peer: NodeId, addresses: Sequence[str]) -> None:
+        """Enter where a signed record says that `peer` is: as good a claim as one that it makes at hello."""
+        self._claim(peer, addresses, peer)
+
     # What to do.
 
     def dials(self, now: float, chance: random.Random) -> list[Dial]:

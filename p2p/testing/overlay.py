@@ -23,12 +23,13 @@ from p2p.discovery import Discovery, DiscoverySettings, Door, PeerStore, Session
 from p2p.discovery.messages import OLDEST_VERSION, PROTOCOL_VERSION
 from p2p.discovery.serving import OneAtATime, serve_stream
 from p2p.events import logged, unreported
-from p2p.identity import InvalidNodeId, NodeId, parse_node_id
+from p2p.identity import InvalidNodeId, NodeId, PrivateKey, parse_node_id
+from p2p.identity.peer_id import peer_id_of
 from p2p.overlay import PeerChange, PeerInfo, PeerUnreachable, Stream, StreamBroken, StreamHandler
 from p2p.testing.network import Inbox, Link, Links, MemorySession, MemoryStream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from p2p.clock import Clock
     from p2p.entropy import Entropy
@@ -82,6 +83,8 @@ class MemoryNetwork:
         self.directory = directory
         self.window_bytes = window_bytes
         self.running: dict[NodeId, MemoryOverlay] = {}
+        self.places: dict[str, NodeId] = {}
+        """Who is where, of the nodes that were given an address."""
         self._detection = detection
         self._auditor = auditor
         self._sessions: dict[MemorySession, None] = {}
@@ -100,6 +103,7 @@ class MemoryNetwork:
         oldest: int = OLDEST_VERSION,
         aliases: Callable[[], Sequence[AliasRecord]] = tuple,
         report: Report | None = None,
+        address: str | None = None,
     ) -> MemoryOverlay:
         """Return a new node's overlay; it takes part while its `running()` is open.
 
@@ -108,9 +112,16 @@ class MemoryNetwork:
             bootstrap, store, agent, version, oldest, aliases: as for `Discovery`.
             report: is told of what happens on the network; None logs what went wrong.
             entropy: spreads this node's dials and exchanges; has to be given with `discovery`.
+            address: where it is, as `/ip4/192.0.2.1/tcp/4001`; its PeerId is added, so that `who` has to be its key.
+                Without it, the address is made of the NodeId.
         """
         node_id = who if isinstance(who, str) else who.node_id
-        overlay = MemoryOverlay(self, node_id, network, report)
+        place = ADDRESS_PREFIX + node_id
+        if address is not None:
+            if not isinstance(who, PrivateKey):
+                raise ValueError("an address holds a PeerId, which follows from the key alone")
+            place = f"{address}/p2p/{peer_id_of(who.public_key)}"
+        overlay = MemoryOverlay(self, node_id, network, place, report)
         if discovery is not None:
             if entropy is None:
                 raise ValueError("discovery needs the node's entropy")
@@ -191,14 +202,17 @@ class MemoryOverlay:
 
     discovery: Discovery | None = None
     """Its discovery, if it was asked for."""
+    find_addresses: Callable[[NodeId], Awaitable[Sequence[str]]] | None = None
+    """Where else to look for a node that is not where it is known to be, or not known at all."""
 
     def __init__(
-        self, world: MemoryNetwork, node_id: NodeId, network: str, report: Report | None = None
+        self, world: MemoryNetwork, node_id: NodeId, network: str, place: str, report: Report | None = None
     ) -> None:
         self.inbox = Inbox()
         self._world = world
         self._node_id = node_id
         self._network = network
+        self.place = place
         self._known: dict[NodeId, str] = {}
         self._sessions: Sessions[MemorySession] = Sessions(report or unreported)
         self._report = report or logged
@@ -235,6 +249,7 @@ class MemoryOverlay:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._world.running[self._node_id] = self
+            self._world.places[self.place] = self._node_id
             self.inbox.open()
             nursery.start_soon(self.inbox.run)
             if self.discovery is not None:
@@ -243,6 +258,7 @@ class MemoryOverlay:
                 yield self
             finally:
                 del self._world.running[self._node_id]
+                self._world.places.pop(self.place, None)
                 for session in self._sessions.all():
                     session.close(self, "this node is shutting down")
                 self.inbox.close()
@@ -250,7 +266,13 @@ class MemoryOverlay:
                 nursery.cancel_scope.cancel()
 
     def listen_addresses(self) -> Sequence[str]:
-        return (ADDRESS_PREFIX + self._node_id,)
+        return (self.place,)
+
+    def move(self, place: str) -> None:
+        """Change the address at which this node is found; sessions last."""
+        self._world.places.pop(self.place, None)
+        self.place = place
+        self._world.places[place] = self._node_id
 
     def peers(self) -> Sequence[PeerInfo]:
         return self._sessions.peers()
@@ -262,7 +284,11 @@ class MemoryOverlay:
         return frozenset() if self.discovery is None else self.discovery.aliases_of(peer)
 
     async def connect(self, address: str) -> NodeId:
-        target = _parse_address(address)
+        target = self._world.places.get(address)
+        if target is None and not address.startswith(ADDRESS_PREFIX):
+            await trio.sleep(DIAL_TIMEOUT)
+            raise PeerUnreachable(f"nobody answered at {address[:128]} within {DIAL_TIMEOUT:g} s")
+        target = target or _parse_address(address)
         await self._session_with(target, [address])
         return target
 
@@ -342,17 +368,36 @@ class MemoryOverlay:
             session = self._sessions.newest(peer)
             if session is not None:
                 return session
-            if not addresses:
-                raise PeerUnreachable(
-                    f"no address of {peer} is known: it was never dialled, nor told by a peer"
-                )
+            address = await self._place_of(peer, addresses)
             session = await self._dial(peer)
             assert self._door is not None
             await self._door.enter_dialled(session, peer)
-        self._known[peer] = addresses[0]
+        self._known[peer] = address
         if self.discovery is not None:
-            self.discovery.dialled(addresses[0], peer)
+            self.discovery.dialled(address, peer)
         return session
+
+    async def _place_of(self, peer: NodeId, addresses: Sequence[str]) -> str:
+        """Return the address among those known, or else those found, at which `peer` is."""
+        tried: set[str] = set()
+        for source in (None, self.find_addresses):
+            found = addresses if source is None else await source(peer)
+            for address in found:
+                if address == ADDRESS_PREFIX + peer or self._world.places.get(address) == peer:
+                    return address
+            if not tried.issuperset(found):
+                await trio.sleep(DIAL_TIMEOUT)  # all at once, into silence
+            if self.discovery is not None:
+                for address in found:
+                    self.discovery.failed(address)
+            tried.update(found)
+            if self.find_addresses is None:
+                break
+        if tried:
+            raise PeerUnreachable(f"{peer} did not answer at any of its {len(tried)} addresses")
+        raise PeerUnreachable(
+            f"no address of {peer} is known: it was never dialled, nor told by a peer, nor found by others"
+        )
 
     async def _dial(self, peer: NodeId) -> MemorySession:
         world, me = self._world, self._node_id
@@ -401,7 +446,7 @@ class MemoryOverlay:
         self._world.trace(self._node_id, f"met {peer}")
         info = PeerInfo(
             node_id=peer,
-            address=ADDRESS_PREFIX + peer,
+            address=session.other(self).place,
             direction="out" if session.dialer is self else "in",
             since_ns=session.since_ns,
         )

@@ -35,21 +35,20 @@ class Contact(msgspec.Struct, frozen=True):
     """Multiaddrs that end in `/p2p/<peer id>`."""
     key: int
     """`key_of(peer_id)`."""
+    subnets: frozenset[str]
+    """The subnets of the public internet that its addresses are in."""
 
     @classmethod
     def of(cls, peer_id: bytes, addresses: Iterable[str]) -> Contact:
         """Return a contact; addresses beyond the bound are dropped."""
-        return cls(peer_id, tuple(addresses)[:MAX_ADDRESSES], key_of(peer_id))
+        kept = tuple(addresses)[:MAX_ADDRESSES]
+        subnets = frozenset(net for address in kept if (net := subnet_of(address)) is not None)
+        return cls(peer_id, kept, key_of(peer_id), subnets)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Return how an overlay may name it: as a node, if its key makes one, and as a guest."""
         return _names_of(self.peer_id)
-
-    @property
-    def subnets(self) -> frozenset[str]:
-        """Return the subnets of the public internet that its addresses are in."""
-        return frozenset(net for address in self.addresses if (net := subnet_of(address)) is not None)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -47,7 +47,7 @@ MEETERS = 4
 MAX_TO_MEET = 256
 """Peers that wait to be asked. More are not: lookups will come across them."""
 PUTS_AT_ONCE = 8
-TICK = 15.0
+TICK = 30.0
 """Seconds between two looks at what needs to be refreshed."""
 CHECKED_AT_ONCE = 4
 """Silent contacts that are asked in one tick whether they are there."""
@@ -154,7 +154,8 @@ class Kademlia:
                 return None
             return 0.0 if len(found.records) >= self._params.quorum else self._params.settle
 
-        lookup = self._lookup(key, need=self._params.beta)
+        # Where nobody of the nearest few has it, all of the nearest k are asked: the network may have grown.
+        lookup = self._lookup(key, need=self._params.k)
         report = await self._search(lookup, Message(Kind.GET_VALUE, key), take)
         best = found.newest()
         if best is not None and self._nursery is not None:

@@ -2,14 +2,16 @@
 
 The lookup runs on disjoint paths: the contacts it starts with are dealt to the paths, and whoever is heard of
 belongs to the path that heard first. A path asks the nearest it knows, and ends when those nearest have answered.
-So one liar, who tells of contacts that lie nearer than any real one, spoils its own path. What a path is told is
-bounded: contacts an answer, requests a lookup, failures in a row, subnets among the nearest.
+So one who misleads spoils its own path. Who tells of contacts that do not answer is soon believed no more, so that
+contacts that nobody else told of are not asked. All is bounded: contacts read of an answer, requests of a lookup,
+subnets among the nearest.
 """
 
 from __future__ import annotations
 
 import bisect
 import enum
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from p2p.discovery.kademlia.contact import Contact, Diversity
@@ -34,8 +36,6 @@ class _Path:
     def __init__(self) -> None:
         self.contacts: list[tuple[int, Contact]] = []
         """By distance, the nearest first."""
-        self.barren = 0
-        """Failures since somebody last answered."""
 
 
 class Lookup:
@@ -67,11 +67,15 @@ class Lookup:
         self._states: dict[bytes, _State] = {}
         self._path_of: dict[bytes, _Path] = {}
         self._hops: dict[bytes, int] = {}
+        self._tellers: dict[bytes, list[bytes]] = {}
+        """Who told of a contact; our own PeerId for those it began with."""
+        self._barren: Counter[bytes] = Counter()
+        """How many of those that somebody told of failed since one last answered."""
         self._me = me
         self._asked = 0
         self._under_way = 0
         for index, contact in enumerate(start):
-            self._hear(self._paths[index % len(self._paths)], contact, 1)
+            self._hear(self._paths[index % len(self._paths)], contact, me, 1)
 
     def __repr__(self) -> str:
         return f"<Lookup {self._asked} asked, {self._under_way} under way, {len(self._states)} heard of>"
@@ -108,17 +112,19 @@ class Lookup:
             return
         self._states[contact.peer_id] = _State.ANSWERED
         self._under_way -= 1
-        path = self._path_of[contact.peer_id]
-        path.barren = 0
+        for teller in self._tellers[contact.peer_id]:
+            self._barren[teller] = 0
         for _, heard in zip(range(self._params.k), closer, strict=False):
-            self._hear(path, heard, self._hops[contact.peer_id] + 1)
+            self._hear(
+                self._path_of[contact.peer_id], heard, contact.peer_id, self._hops[contact.peer_id] + 1
+            )
 
     def failed(self, contact: Contact) -> None:
         """Note that there was no answer."""
         if self._states.get(contact.peer_id) is _State.ASKED:
             self._states[contact.peer_id] = _State.FAILED
             self._under_way -= 1
-            self._path_of[contact.peer_id].barren += 1
+            self._barren.update(self._tellers[contact.peer_id])
 
     @property
     def done(self) -> bool:
@@ -137,9 +143,13 @@ class Lookup:
 
     # Within.
 
-    def _hear(self, path: _Path, contact: Contact, hops: int) -> None:
-        if contact.peer_id == self._me or contact.peer_id in self._states or len(self._states) >= MAX_HEARD:
+    def _hear(self, path: _Path, contact: Contact, teller: bytes, hops: int) -> None:
+        if contact.peer_id in self._states:
+            self._tellers[contact.peer_id].append(teller)
             return
+        if contact.peer_id == self._me or len(self._states) >= MAX_HEARD:
+            return
+        self._tellers[contact.peer_id] = [teller]
         self._states[contact.peer_id] = _State.HEARD
         self._path_of[contact.peer_id] = path
         self._hops[contact.peer_id] = hops
@@ -151,7 +161,7 @@ class Lookup:
         Those among the nearest of all paths, so that the result is right; and those among the nearest of the path
         itself, so that a path whose contacts lie behind the lies of another goes on all the same.
         """
-        alive = [[] if path.barren >= self._params.max_barren else self._alive(path) for path in self._paths]
+        alive = [self._alive(path) for path in self._paths]
         everyone = sorted((item for path in alive for item in path), key=lambda item: item[0])
         nearest = {contact.peer_id for contact in self._diverse(everyone, self._need)}
         each = -(-self._need // len(self._paths))
@@ -164,7 +174,16 @@ class Lookup:
         return wanted
 
     def _alive(self, path: _Path) -> list[tuple[int, Contact]]:
-        return [item for item in path.contacts if self._states[item[1].peer_id] is not _State.FAILED]
+        alive = []
+        for item in path.contacts:
+            state = self._states[item[1].peer_id]
+            if state is not _State.FAILED and (state is not _State.HEARD or self._is_credible(item[1])):
+                alive.append(item)
+        return alive
+
+    def _is_credible(self, contact: Contact) -> bool:
+        tellers = self._tellers[contact.peer_id]
+        return any(t == self._me or self._barren[t] < self._params.max_barren for t in tellers)
 
     def _diverse(self, contacts: Iterable[tuple[int, Contact]], count: int) -> list[Contact]:
         """Return the first `count` of `contacts`, those left out of whose subnets there are enough before them."""

@@ -19,8 +19,8 @@ class KademliaParams(msgspec.Struct, frozen=True):
     """The nearest contacts that have to have answered before a path of a search ends (libp2p: resiliency)."""
     max_requests: int = 80
     """Requests of one lookup; each may be a dial."""
-    max_barren: int = 12
-    """Failures in a row after which a path is given up: it is paved with contacts that do not exist."""
+    max_barren: int = 5
+    """Contacts that somebody told of and that failed one after the other, after which it is believed no more."""
     lookup_timeout: float = 30.0
     """For one lookup."""
     request_timeout: float = 6.0

@@ -7,6 +7,7 @@ breaks a bound is refused or, where foreign peers are generous, cut. Source: lib
 from __future__ import annotations
 
 import enum
+import functools
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,6 +28,9 @@ MAX_CONTACTS = 20
 """Contacts read of one message."""
 MAX_READ_ADDRESSES = 32
 """Addresses of one contact that are looked at, until `MAX_ADDRESSES` are found that can be read."""
+
+_CONTACTS_CACHED = 2048
+"""Contacts whose bytes are kept: neighbours tell of the same ones again and again."""
 
 
 class Kind(enum.IntEnum):
@@ -102,6 +106,7 @@ def _decode_record(data: bytes, expected: bytes) -> bytes | None:
     return found
 
 
+@functools.lru_cache(_CONTACTS_CACHED)
 def _encode_contact(contact: Contact) -> bytes:
     suffix = f"/p2p/{base58.encode(contact.peer_id)}"
     out = encode_bytes(_PEER_ID, contact.peer_id)
@@ -113,6 +118,7 @@ def _encode_contact(contact: Contact) -> bytes:
     return out + encode_number(_PEER_CONNECTION, _CAN_CONNECT)
 
 
+@functools.lru_cache(_CONTACTS_CACHED)
 def _decode_contact(data: bytes) -> Contact:
     """Read a contact. Its addresses may be of transports that cannot be dialled here."""
     peer_id = b""

@@ -30,6 +30,7 @@ class SessionOwner(Protocol):
     """One end of a session: what a session needs of an overlay."""
 
     inbox: Inbox
+    place: str
 
     @property
     def node_id(self) -> NodeId: ...
