@@ -59,7 +59,7 @@ from protocols.payment.handler import PaymentProtocol
 from protocols.payment.networks import UnknownPlatform, network_of, resolve_platform
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
     from node.api.own_net import NodeDirectory
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from node.provider.runtimes import RuntimeDescriptor
     from p2p.discovery import Discovery
     from p2p.identity import PrivateKey
+    from p2p.metrics import HostFigures
     from p2p.protocol import Protocol
     from p2p.reach.verdict import Reach
     from protocols.payment.drivers.base import DriverFactory
@@ -98,6 +99,8 @@ class Node:
         self.events = EventLog(self.clock)
         """What happens on the network."""
         self.overlay = DeferredOverlay(key.node_id, config.text("overlay.network"))
+        self.host_figures: Callable[[], HostFigures | None] = lambda: None
+        """What the sessions hold and have carried; None until libp2p is loaded."""
         self.discovery: Discovery | None = None
         """The address book, and who is dialled; there once libp2p is loaded."""
         self.directory: NodeDirectory | None = None
@@ -276,7 +279,14 @@ async def _start_rest(node: Node, stack: contextlib.AsyncExitStack) -> None:
         *identity_api.routes(node),
         metrics_api.routes(
             metrics_api.Sources(
-                node.overlay, node.events, node.broadcast.counters, server.requests, node.bus.calls
+                node.overlay,
+                node.events,
+                node.broadcast.counters,
+                server.requests,
+                node.bus.calls,
+                host=lambda: node.host_figures(),
+                verdict=lambda: node.reach.verdict if node.reach else None,
+                known=lambda: node.discovery.policy.size if node.discovery else None,
             )
         ),
         market_api.routes(node.market),
@@ -326,7 +336,7 @@ async def _join_overlay(node: Node) -> None:
         reuse_port=config["overlay.reuse-port"],
     )
     node.overlay.attach(overlay)
-    node.discovery = overlay.discovery
+    node.discovery, node.host_figures = overlay.discovery, overlay.figures
     async with overlay.running():
         node.overlay.set_joined()
         node.log.info("joined the overlay", network=overlay.network, listening=overlay.listen_addresses())

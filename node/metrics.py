@@ -7,11 +7,13 @@ Labels come from small fixed sets: never a NodeId, an address, or a word that a 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+
+from p2p.reach.verdict import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from node.api.metrics import Sources
-    from p2p.metrics import Calls
+    from p2p.metrics import Calls, HostFigures
     from p2p.overlay import Overlay, PeerInfo
+    from p2p.reach.verdict import Verdict
 
 PREFIX = "golem_p2p_"
 QUANTILES = (0.5, 0.9, 1.0)
@@ -45,6 +48,13 @@ class _NodeCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         sources = self._sources
         yield from _peers(sources.overlay)
+        figures = sources.host()
+        if figures is not None:
+            yield from _host(figures)
+        verdict = sources.verdict()
+        if verdict is not None:
+            yield from _reach(verdict)
+        yield from _discovery(sources.known(), sources.directory())
         yield from _events(sources.events.counts)
         yield from _gossip(sources.gossip())
         yield from _calls("bus_call", ("way", "outcome"), "calls on the bus", sources.bus)
@@ -66,6 +76,51 @@ def _rtts(peers: Sequence[PeerInfo]) -> Metric:
     for quantile in QUANTILES if known else ():
         gauge.add_metric((f"{quantile:g}",), known[min(len(known) - 1, int(quantile * len(known)))])
     return gauge
+
+
+def _host(figures: HostFigures) -> Iterator[Metric]:
+    yield _single("connections", "Connections there are, handshakes included.", figures.connections)
+    yield _single("handshakes", "Inbound handshakes under way.", figures.handshakes)
+    yield _single("streams", "Streams that are open.", figures.streams)
+    memory = _gauge("receive_memory_bytes", "Of the budget that all sessions share.", ("part",))
+    memory.add_metric(("limit",), figures.memory_limit)
+    memory.add_metric(("held",), figures.memory_held)
+    memory.add_metric(("reserved",), figures.memory_reserved)
+    yield memory
+    volume = _counter("traffic_bytes", "What streams carried, by class.", ("class", "direction"))
+    streams = _counter("streams_opened", "Streams there were, by class.", ("class", "opened_by"))
+    for name, traffic in figures.traffic.items():
+        volume.add_metric((name, "out"), traffic.sent)
+        volume.add_metric((name, "in"), traffic.received)
+        streams.add_metric((name, "us"), traffic.opened)
+        streams.add_metric((name, "peer"), traffic.accepted)
+    yield volume
+    yield streams
+    dials = _counter("dials", "Attempts to dial an address.", ("outcome",))
+    for outcome, count in figures.dials.items():
+        dials.add_metric((outcome,), count)
+    yield dials
+
+
+def _reach(verdict: Verdict) -> Iterator[Metric]:
+    states = _gauge("reachability", "1 for how this node is reached, 0 for the others.", ("verdict",))
+    for state in get_args(State):
+        states.add_metric((state,), state == verdict.state)
+    yield states
+    yield _single("relay_reservations", "Relays that keep a place for this node.", len(verdict.relays))
+
+
+def _discovery(known: int | None, directory: Mapping[str, int]) -> Iterator[Metric]:
+    if known is not None:
+        yield _single("known_nodes", "Nodes in the address book.", known)
+    if not directory:
+        return
+    yield _single("directory_nodes", "Nodes in the directory's table.", directory.get("nodes", 0))
+    counter = _counter("directory_events", "What the directory did.", ("event",))
+    for name, count in directory.items():
+        if name != "nodes":
+            counter.add_metric((name,), count)
+    yield counter
 
 
 def _events(counts: Mapping[tuple[str, str], int]) -> Iterator[Metric]:
@@ -109,6 +164,10 @@ def _calls(name: str, labels: tuple[str, ...], words: str, calls: Calls) -> Iter
         buckets = [("+Inf" if b == float("inf") else f"{b:g}", count) for b, count in histogram.cumulative()]
         seconds.add_metric((first,), buckets, histogram.sum)
     yield seconds
+
+
+def _single(name: str, words: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(PREFIX + name, words, value)
 
 
 def _gauge(name: str, words: str, labels: Sequence[str] = ()) -> GaugeMetricFamily:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from node.api.web import ApiRequest
     from p2p.events import EventLog
-    from p2p.metrics import Calls
+    from p2p.metrics import Calls, HostFigures
     from p2p.overlay import Overlay
+    from p2p.reach.verdict import Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,14 @@ class Sources:
     gossip: Callable[[], Mapping[str, int]]
     rest: Calls
     bus: Calls
+    host: Callable[[], HostFigures | None] = lambda: None
+    """None until libp2p is loaded."""
+    verdict: Callable[[], Verdict | None] = lambda: None
+    """How others reach the node; None where that is not looked into."""
+    known: Callable[[], int | None] = lambda: None
+    """Nodes in the address book."""
+    directory: Callable[[], Mapping[str, int]] = dict
+    """Counters of the directory and of its table: `nodes` is the table's size, all else are totals."""
 
 
 def routes(sources: Sources) -> Routes:

@@ -6,6 +6,7 @@ became of it. The session is proven, not admitted: hello is the overlay's.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -13,7 +14,8 @@ import trio
 from p2p.host.addresses import InvalidAddress, RelayedAddress, parse_dialable
 from p2p.host.race import Race, Target, in_order, run
 from p2p.host.tcp import Place, dial, resolve
-from p2p.overlay import PeerUnreachable
+from p2p.overlay import OverlayError, PeerUnreachable
+from p2p.session import HandshakeFailed, SessionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,6 +75,8 @@ class Dialer:
     ) -> None:
         self.dial_relayed: RelayDialler | None = None
         """How to get through a relay; None where nobody can."""
+        self.outcomes: Counter[str] = Counter()
+        """What became of attempts: ok, refused, timeout, unreachable, handshake, lost, other."""
         self._establish = establish
         self._drop = drop
         self._gate = gate
@@ -93,7 +97,13 @@ class Dialer:
         race = Race(in_order(targets)[:MAX_TARGETS])
 
         async def attempt(target: Target) -> HostSession:
-            return await self._attempt(target, peer)
+            try:
+                session = await self._attempt(target, peer)
+            except (OSError, OverlayError, trio.TooSlowError) as error:
+                self.outcomes[_outcome(error)] += 1
+                raise
+            self.outcomes["ok"] += 1
+            return session
 
         found = await run(race, attempt, lambda session: self._drop(session, "another address was quicker"))
         reasons += [(target.address, reason) for target, reason in race.failures]
@@ -176,3 +186,19 @@ class Dialer:
         return await self._establish(
             stream, initiator=initiator, address=str(place), expected=expected, path="direct"
         )
+
+
+def _outcome(error: Exception) -> str:
+    """Return in a word, of those that `Dialer.outcomes` counts, why an attempt failed."""
+    match error:
+        case trio.TooSlowError():
+            return "timeout"
+        case ConnectionRefusedError():
+            return "refused"
+        case OSError():
+            return "unreachable"
+        case HandshakeFailed():
+            return "handshake"
+        case SessionError():
+            return "lost"
+    return "other"

@@ -17,6 +17,7 @@ from p2p.events import HandshakeFailed
 from p2p.host.limits import prune
 from p2p.host.sessions import Direction, HostSession, Path
 from p2p.host.tcp import ends
+from p2p.metrics import TrafficTable
 from p2p.overlay import OverlayError, PeerInfo, PeerUnreachable
 from p2p.session import (
     MemoryBudget,
@@ -77,6 +78,8 @@ class Entrance:
         """Where sessions run; None while the overlay does not."""
         self.budget = MemoryBudget(memory_bytes)
         """What all sessions together may promise to receive and hold unread."""
+        self.traffic = TrafficTable()
+        """What their streams have carried."""
         self._node_id = key.node_id
         self._identity = NoiseIdentity(Secp256k1Identity(key.secret), entropy)
         self._sessions = sessions
@@ -174,6 +177,8 @@ class Entrance:
             self._gate.made()
         direction: Direction = "out" if initiator else "in"
         session = HostSession(wire, peer, address, direction, path, trio.current_time(), arrived_from)
+        session.traffic = self.traffic
+        wire.core.traffic = self.traffic.of("")
         session.connection = self._books.enter(wire, address, initiator=initiator)
         info = PeerInfo(
             node_id=peer, address=address, direction=direction, since_ns=self._clock.utc_ns(), path=path

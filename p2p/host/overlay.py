@@ -35,6 +35,7 @@ from p2p.host.swarm import make_host
 from p2p.host.tcp import Place, accept_forever, listen, resolve
 from p2p.identity import NodeId
 from p2p.identity.peer_id import peer_id_of
+from p2p.metrics import HostFigures
 from p2p.overlay import (
     OverlayError,
     PeerChange,
@@ -440,6 +441,20 @@ class LibP2POverlay:
             self.discovery.dialled(address, NodeId(session.peer))
         return NodeId(session.peer)
 
+    def figures(self) -> HostFigures:
+        """Return how much the sessions hold and have carried."""
+        budget = self._entrance.budget
+        return HostFigures(
+            connections=self._gate.total,
+            handshakes=self._gate.upgrades,
+            streams=sum(session.wire.stream_count for session in self._sessions.all()),
+            memory_limit=budget.limit,
+            memory_held=budget.held,
+            memory_reserved=budget.reserved,
+            traffic=self._entrance.traffic.by_class,
+            dials=self._dialer.outcomes,
+        )
+
     def _measured(self, info: PeerInfo) -> PeerInfo:
         session = self._sessions.newest(info.node_id)
         rtt = None if session is None else session.wire.rtt
@@ -464,6 +479,7 @@ class LibP2POverlay:
         except BaseException:
             stream.reset()
             raise
+        session.count(stream, opened=False)
         if protocol == self.discovery.protocol:
             handler: StreamHandler = functools.partial(self._door.answer, session)
         elif protocol in self._handlers:

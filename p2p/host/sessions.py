@@ -13,6 +13,7 @@ from p2p.session import TooManyStreams
 if TYPE_CHECKING:
     from p2p.host.identify import Identified
     from p2p.host.stock import StockConnection
+    from p2p.metrics import TrafficTable
     from p2p.session import MuxedStream, Session
 
 NEGOTIATION_TIMEOUT = 10.0
@@ -42,6 +43,7 @@ class HostSession:
         "path",
         "peer",
         "since",
+        "traffic",
         "wire",
     )
 
@@ -66,6 +68,8 @@ class HostSession:
         self.arrived_from = arrived_from
         self.local_port = wire.local_port
         """The port at this end, if it is a TCP connection."""
+        self.traffic: TrafficTable | None = None
+        """Where what its streams carry is counted."""
         self.connection: StockConnection | None = None
         """Its entry in libp2p's books."""
         self.identified: Identified | None = None
@@ -100,13 +104,30 @@ class HostSession:
         """
         try:
             with trio.fail_after(NEGOTIATION_TIMEOUT):
-                return await self.wire.open_stream(protocol)
+                stream = await self.wire.open_stream(protocol)
         except trio.TooSlowError as error:
             raise StreamBroken(
                 f"{self.peer} did not answer to {protocol} within {NEGOTIATION_TIMEOUT:g} s"
             ) from error
         except TooManyStreams as error:
             raise PeerUnreachable(f"{self.peer} is busy: {error}") from error
+        self.count(stream, opened=True)
+        return stream
+
+    def count(self, stream: MuxedStream, *, opened: bool) -> None:
+        """Have a stream's bytes counted with those of its class, now that it is known what it speaks.
+
+        Args:
+            opened: whether this end opened it.
+        """
+        if self.traffic is None:
+            return
+        traffic = self.traffic.of(stream.protocol)
+        stream.count_with(traffic)
+        if opened:
+            traffic.opened += 1
+        else:
+            traffic.accepted += 1
 
     async def close(self, drain: float = 0.0) -> None:
         """End it: a goodbye, what is queued, and the connection; within `drain` + 1 seconds."""

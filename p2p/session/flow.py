@@ -7,9 +7,13 @@ costs one copy; what is small is gathered, so that a peer who sends single bytes
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
 from p2p.session.budget import MemoryBudget
 from p2p.session.frames import INITIAL_WINDOW
+
+if TYPE_CHECKING:
+    from p2p.metrics import Traffic
 
 _KEPT_WHOLE_BYTES = 16_384
 """Payload from which a view of its record is kept. It then pins at most twice its size."""
@@ -43,13 +47,18 @@ class YamuxStream:
         "remote_finished",
         "send_window",
         "syn_owed",
+        "traffic",
         "window",
     )
 
-    def __init__(self, stream_id: int, budget: MemoryBudget, now: float, *, inbound: bool) -> None:
+    def __init__(
+        self, stream_id: int, budget: MemoryBudget, traffic: Traffic, now: float, *, inbound: bool
+    ) -> None:
         self.id = stream_id
         self.inbound = inbound
         self.budget = budget
+        self.traffic = traffic
+        """Where its bytes are counted; whoever knows what the stream is for may put another."""
         self.syn_owed = not inbound
         self.ack_owed = inbound
         self.acknowledged = inbound

@@ -20,6 +20,7 @@ from p2p.session.wire import FLUSH_BYTES, Waiter
 if TYPE_CHECKING:
     from collections.abc import Container
 
+    from p2p.metrics import Traffic
     from p2p.session.connection import Session
     from p2p.session.flow import YamuxStream
 
@@ -137,6 +138,13 @@ class MuxedStream:
         self._session.core.reset(self.core)
         self._session.dispatch()
         self.wake()
+
+    def count_with(self, traffic: Traffic) -> None:
+        """Have the stream's bytes counted there from now on, and what was received together with the negotiation."""
+        early = len(self._pushed_back)
+        self.core.traffic.received -= early
+        traffic.received += early
+        self.core.traffic = traffic
 
     # Negotiation.
 

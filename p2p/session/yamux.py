@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from p2p.metrics import Traffic
 from p2p.session.errors import ProtocolError, SessionEnded, TooManyStreams
 from p2p.session.flow import YamuxStream
 from p2p.session.frames import (
@@ -93,6 +94,8 @@ class Yamux:
     ) -> None:
         self.settings = settings
         self.budget = budget
+        self.traffic = Traffic()
+        """Of streams for which nobody has put another."""
         self.streams: dict[int, YamuxStream] = {}
         self.accepted: deque[YamuxStream] = deque()
         """Streams that the peer opened, for the driver to take. At most `max_inbound_streams`."""
@@ -137,7 +140,7 @@ class Yamux:
             raise SessionEnded("the session is closing and takes no new streams")
         if self._outbound >= self.settings.max_outbound_streams:
             raise TooManyStreams(f"{self._outbound} streams are open on this session, and no more may be")
-        stream = YamuxStream(self._next_id, self.budget, now, inbound=False)
+        stream = YamuxStream(self._next_id, self.budget, self.traffic, now, inbound=False)
         self._next_id += 2
         self._outbound += 1
         self.unacknowledged += 1
@@ -159,6 +162,7 @@ class Yamux:
             stream.queued += size
             stream.send_window -= size
             self.queued += size
+            stream.traffic.sent += size
             self._take_turn(stream)
         return size
 
@@ -170,6 +174,7 @@ class Yamux:
     def take(self, stream: YamuxStream, max_bytes: int, now: float) -> bytes:
         """Return what `stream` has received, at most `max_bytes`; gives the peer credit for it when it is due."""
         data = stream.take(max_bytes)
+        stream.traffic.received += len(data)
         self._consumed(stream, len(data), now)
         return data
 
@@ -365,7 +370,7 @@ class Yamux:
         if full or self.going_away or self.budget.exhausted:
             self._control += frame(WINDOW_UPDATE, RST, stream_id, 0)
             return None
-        stream = YamuxStream(stream_id, self.budget, now, inbound=True)
+        stream = YamuxStream(stream_id, self.budget, self.traffic, now, inbound=True)
         self._inbound += 1
         self.streams[stream_id] = stream
         self.accepted.append(stream)

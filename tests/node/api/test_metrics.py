@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 import trio
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,6 +15,8 @@ from node.api import metrics as metrics_api
 from node.api.server import RestServer
 from p2p.bus import BusError, net_address
 from p2p.events import EventLog, HandshakeFailed, PeerDropped
+from p2p.metrics import HostFigures, TrafficTable
+from p2p.reach.verdict import UNKNOWN, Relay
 from p2p.testing.nodes import memory_nodes
 from tests.node.api.client import MarketClient
 
@@ -23,12 +27,13 @@ if TYPE_CHECKING:
 
     from node.api.web import Session
     from p2p.protocol import NodeContext
+    from p2p.reach.verdict import Verdict
 
 
 class Client(MarketClient):
     """Requests without a key to a server that has the figures alone."""
 
-    def __init__(self, here: NodeContext, events: EventLog) -> None:
+    def __init__(self, here: NodeContext, events: EventLog, **more: Any) -> None:
         async def nobody(key: str) -> Session | None:
             return None
 
@@ -37,7 +42,9 @@ class Client(MarketClient):
         self.server = RestServer(nobody, structlog.get_logger("rest"))
         self.server.add(
             metrics_api.routes(
-                metrics_api.Sources(here.overlay, events, gossip.counters, self.server.requests, bus.calls)
+                metrics_api.Sources(
+                    here.overlay, events, gossip.counters, self.server.requests, bus.calls, **more
+                )
             )
         )
 
@@ -91,6 +98,46 @@ async def test_what_is_counted(autojump_clock: MockClock) -> None:
         assert "python_info" in {name for name, *_ in found}
         again = await client.figures()
         assert again["golem_p2p_rest_requests_total", "/", "GET", "200"] == 1, "the scrape before"
+
+
+async def test_what_the_host_and_reach_and_the_directory_say(autojump_clock: MockClock) -> None:
+    async with memory_nodes(1, seed=6) as (here,):
+        traffic = TrafficTable()
+        traffic.by_class["bus"].sent, traffic.by_class["bus"].accepted = 77, 3
+        host: HostFigures | None = None
+        verdict: Verdict | None = None
+        more = {
+            "host": lambda: host,
+            "verdict": lambda: verdict,
+            "known": lambda: 12,
+            "directory": lambda: {"nodes": 5, "lookups": 9},
+        }
+        client = Client(here, EventLog(here.clock), **more)
+        assert ("golem_p2p_connections",) not in await client.figures(), "not yet"
+        host = HostFigures(9, 1, 20, 1000, 100, 200, traffic.by_class, Counter(ok=4, refused=2))
+        relay = Relay(here.node_id, ("/ip4/192.0.2.1/tcp/1/p2p/x/p2p-circuit",), 0)
+        verdict = msgspec.structs.replace(UNKNOWN, state="relayed", relays=(relay,))
+        found = await client.figures()
+        for name, value in {
+            ("golem_p2p_connections",): 9,
+            ("golem_p2p_handshakes",): 1,
+            ("golem_p2p_streams",): 20,
+            ("golem_p2p_receive_memory_bytes", "limit"): 1000,
+            ("golem_p2p_receive_memory_bytes", "held"): 100,
+            ("golem_p2p_receive_memory_bytes", "reserved"): 200,
+            ("golem_p2p_traffic_bytes_total", "bus", "out"): 77,
+            ("golem_p2p_traffic_bytes_total", "gossip", "in"): 0,
+            ("golem_p2p_streams_opened_total", "bus", "peer"): 3,
+            ("golem_p2p_dials_total", "refused"): 2,
+            ("golem_p2p_reachability", "relayed"): 1,
+            ("golem_p2p_reachability", "public"): 0,
+            ("golem_p2p_relay_reservations",): 1,
+            ("golem_p2p_known_nodes",): 12,
+            ("golem_p2p_directory_nodes",): 5,
+            ("golem_p2p_directory_events_total", "lookups"): 9,
+        }.items():
+            assert found[name] == value, (name, sorted(found))
+        assert here.node_id.encode() not in (await client.get("/metrics")).body
 
 
 async def test_nobody_is_named_and_labels_stay_few(autojump_clock: MockClock) -> None:
