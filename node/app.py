@@ -38,13 +38,17 @@ from node.provider.runtimes import Unfit, builtin_runtimes, examine
 from node.requestor.service import RequestorService
 from p2p import ping
 from p2p.broadcast.driver import GossipBroadcast
+from p2p.broadcast.wire import PROTOCOL_11, PROTOCOL_12
 from p2p.bus.door import Door
 from p2p.bus.peer import PeerBus
 from p2p.bus.router import LocalBus
 from p2p.clock import SystemClock
+from p2p.discovery import DiscoverySettings
+from p2p.discovery.directory import make_directory
 from p2p.discovery.peer_store import FilePeerStore
 from p2p.entropy import SystemEntropy
 from p2p.events import EventLog
+from p2p.host.addresses import is_acceptable
 from p2p.host.deferred import DeferredOverlay
 from p2p.host.limits import HostLimits
 from p2p.identity import recover
@@ -67,6 +71,7 @@ if TYPE_CHECKING:
     from node.config import Config
     from node.provider.runtimes import RuntimeDescriptor
     from p2p.discovery import Discovery
+    from p2p.host.overlay import LibP2POverlay
     from p2p.identity import PrivateKey
     from p2p.metrics import HostFigures
     from p2p.protocol import Protocol
@@ -74,6 +79,7 @@ if TYPE_CHECKING:
     from protocols.payment.drivers.base import DriverFactory
 
 ACCESS_FILE = "rest.json"
+GOSSIP_IDS = (PROTOCOL_11, PROTOCOL_12)
 DRIVER_GROUP = "golem_p2p.payment_drivers"
 
 
@@ -337,10 +343,39 @@ async def _join_overlay(node: Node) -> None:
     )
     node.overlay.attach(overlay)
     node.discovery, node.host_figures = overlay.discovery, overlay.figures
-    async with overlay.running():
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(overlay.running())
+        if config["overlay.dht"]:
+            node.directory = await _join_directory(node, overlay, stack)
         node.overlay.set_joined()
         node.log.info("joined the overlay", network=overlay.network, listening=overlay.listen_addresses())
         await trio.sleep_forever()
+
+
+async def _join_directory(
+    node: Node, overlay: LibP2POverlay, stack: contextlib.AsyncExitStack
+) -> NodeDirectory:
+    """Find nodes by their NodeId, and be found by it, while `stack` is open."""
+    devnet = overlay.network == "devnet"
+
+    def spare(peer: str) -> bool:
+        """Whether a session that a lookup made carries nothing but gossip, which has peers enough without it."""
+        enough = len(overlay.peers()) > DiscoverySettings().target_peers
+        return enough and all(protocol in GOSSIP_IDS for protocol in overlay.speaking(peer))
+
+    directory = make_directory(
+        node.key,
+        overlay,
+        overlay.discovery,
+        acceptable=functools.partial(is_acceptable, allow_private=devnet),
+        clock=node.clock,
+        entropy=node.entropy,
+        diverse=not devnet,
+        spare=spare,
+    )
+    overlay.find_addresses = directory.look_up
+    await stack.enter_async_context(directory.running())
+    return directory
 
 
 @contextlib.contextmanager

@@ -148,6 +148,13 @@ OPTIONS = (
         ("GOLEM_P2P_REUSE_PORT",),
     ),
     Option(
+        "overlay.dht",
+        True,
+        _flag,
+        "Find nodes by their NodeId, and be found, through the directory that all nodes keep together.",
+        ("GOLEM_P2P_DHT",),
+    ),
+    Option(
         "overlay.mdns",
         False,
         _flag,

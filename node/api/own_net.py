@@ -15,6 +15,7 @@ import trio
 from node.api.own import PREFIX, owner_only
 from node.api.web import EventStream, Routes, answer, error
 from node.netcheck import probe
+from node.netcheck.facts import Directory
 from node.netcheck.judge import judge, worst
 from p2p import ping
 from p2p.identity import InvalidNodeId, parse_node_id
@@ -43,6 +44,16 @@ PING_TIMEOUT = 5.0
 
 class NodeDirectory(Protocol):
     """Where nodes publish their addresses; `p2p.discovery.directory.Directory` is one."""
+
+    @property
+    def nodes(self) -> int:
+        """Return how many nodes are in its table."""
+        ...
+
+    @property
+    def published(self) -> bool:
+        """Return whether this node's own addresses are in it."""
+        ...
 
     async def look_up(self, node: NodeId) -> Sequence[str]:
         """Return where the network says that `node` may be dialled; empty if it has no word of it."""
@@ -172,6 +183,7 @@ class _Net:
             joined=node.overlay.joined,
             events=node.events,
             verdict=node.reach.verdict if node.reach else None,
+            directory=Directory(node.directory.nodes, node.directory.published) if node.directory else None,
             known=node.discovery.policy.size if node.discovery else None,
         )
         checks = judge(facts)

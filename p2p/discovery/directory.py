@@ -18,17 +18,21 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from p2p.discovery.records import RecordRefused
+from p2p.discovery.kademlia import Kademlia
+from p2p.discovery.records import RecordRefused, RecordRules
 from p2p.identity import InvalidNodeId, NodeId, parse_node_id
+from p2p.identity.peer_id import peer_id_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from p2p.clock import Clock
-    from p2p.discovery.kademlia import Kademlia, LookupReport
-    from p2p.discovery.records import NodeRecord, RecordRules
+    from p2p.discovery.driver import Discovery
+    from p2p.discovery.kademlia import LookupReport
+    from p2p.discovery.records import NodeRecord
     from p2p.entropy import Entropy
     from p2p.identity import PrivateKey
+    from p2p.overlay import Overlay
 
 FIRST_PUBLISH = (2.0, 8.0)
 """Seconds from the first contact to the first record of ours: at least, and at most."""
@@ -64,6 +68,7 @@ class Directory:
         listen: returns our own addresses, those that others may not dial included.
         addresses_of: returns what the address book has of a node.
         learn: takes in where a node says by a signed record that it is.
+        serve: whether others are served: None for when they can dial this node directly.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class Directory:
         learn: Callable[[NodeId, Sequence[str]], None],
         clock: Clock,
         entropy: Entropy,
+        serve: bool | None = None,
     ) -> None:
         self.kademlia = kademlia
         self.counters: Counter[str] = Counter()
@@ -90,7 +96,9 @@ class Directory:
         self._learn = learn
         self._clock = clock
         self._chance = entropy.jitter
+        self._serve = serve
         self._seq = 0
+        self._keepers = 0
         self._flights: dict[NodeId, _Flight] = {}
         self._missing: dict[NodeId, float] = {}
         self._limit = trio.CapacityLimiter(MAX_LOOKUPS)
@@ -105,12 +113,23 @@ class Directory:
         """Look up and publish while the context is open; runs Kademlia too."""
         async with self.kademlia.running(), trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._keep_serving)
             nursery.start_soon(self._keep_published)
             try:
                 yield
             finally:
                 self._nursery = None
                 nursery.cancel_scope.cancel()
+
+    @property
+    def nodes(self) -> int:
+        """Return how many nodes are in the table."""
+        return len(self.kademlia.table)
+
+    @property
+    def published(self) -> bool:
+        """Return whether somebody keeps our record, as far as was heard when it was last handed out."""
+        return self._keepers > 0
 
     async def find(self, node: NodeId) -> Sequence[str]:
         """Return where `node` may be dialled: what the address book has, or else what the network says."""
@@ -158,6 +177,12 @@ class Directory:
 
     # Our own record.
 
+    async def _keep_serving(self) -> None:
+        while True:
+            serves = self._rules.serves(self._listen()) if self._serve is None else self._serve
+            self.kademlia.set_serving(serves)
+            await trio.sleep(WATCH_INTERVAL)
+
     async def _keep_published(self) -> None:
         await self.kademlia.wait_for_contacts()
         await trio.sleep(self._chance.uniform(*FIRST_PUBLISH))
@@ -184,16 +209,59 @@ class Directory:
             self._seq = max(self._seq + 1, self._clock.utc_ns())
             value = self._rules.sign(self._key, self._seq, addresses)
             if value is None:
+                self._keepers = 0
                 return True
             try:
-                keepers, newest = await self.kademlia.put(key, value)
+                self._keepers, newest = await self.kademlia.put(key, value)
             except RecordRefused as error:
                 self._log.warning("our own record was refused", reason=str(error))
                 break
             if newest.value == value:
-                self.counters["published" if keepers else "publish_failed"] += 1
-                self._log.debug("our record is kept", keepers=keepers, addresses=addresses)
-                return keepers > 0
+                self.counters["published" if self._keepers else "publish_failed"] += 1
+                self._log.debug("our record is kept", keepers=self._keepers, addresses=addresses)
+                return self._keepers > 0
             self._seq = newest.seq  # our clock went back, or the node ran elsewhere: ours has to be newer
         self.counters["publish_failed"] += 1
         return False
+
+
+def make_directory(
+    key: PrivateKey,
+    overlay: Overlay,
+    discovery: Discovery,
+    *,
+    acceptable: Callable[[str], bool],
+    clock: Clock,
+    entropy: Entropy,
+    diverse: bool,
+    spare: Callable[[str], bool] = lambda _: True,
+) -> Directory:
+    """Return the directory of a node, with a Kademlia of its own, over its overlay and its address book.
+
+    Args:
+        acceptable: whether an address may be dialled.
+        diverse: whether to bound how many contacts of one subnet are believed; off on a devnet.
+        spare: whether a session that a lookup made is of no other use.
+    """
+    rules = RecordRules(overlay.network, acceptable)
+    kademlia = Kademlia(
+        overlay,
+        peer_id_bytes(key.public_key),
+        rules,
+        addresses_of=discovery.policy.addresses_of,
+        acceptable=acceptable,
+        clock=clock,
+        entropy=entropy,
+        diverse=diverse,
+        spare=spare,
+    )
+    return Directory(
+        key,
+        kademlia,
+        rules,
+        listen=overlay.listen_addresses,
+        addresses_of=discovery.policy.addresses_of,
+        learn=discovery.signed,
+        clock=clock,
+        entropy=entropy,
+    )

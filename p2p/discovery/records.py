@@ -80,6 +80,10 @@ class RecordRules:
         good = [multiaddr.parse(a.removesuffix(suffix)) for a in addresses if self._acceptable(a)]
         return sign_peer_record(key, seq, good[:MAX_ADDRESSES]) if good else None
 
+    def serves(self, addresses: Sequence[str]) -> bool:
+        """Return whether others can dial a node with these addresses, without a relay in between."""
+        return any(self._acceptable(address) and "/p2p-circuit" not in address for address in addresses)
+
     def judge(self, key: bytes, value: bytes, now_ns: int) -> NodeRecord:
         """Return the record, if it may be under `key` now. Raises RecordRefused."""
         owner = self.owner(key)

@@ -228,6 +228,10 @@ class LibP2POverlay:
     def aliases_of(self, peer: NodeId) -> frozenset[NodeId]:
         return self.discovery.aliases_of(peer)
 
+    def speaking(self, peer: str) -> Sequence[str]:
+        """Return the protocols of the streams that are open with a peer, both ways."""
+        return [protocol for session in self._sessions.of(peer) for protocol in session.wire.speaking]
+
     async def connect(self, address: str) -> NodeId:
         try:
             place = parse_dialable(address)

@@ -26,7 +26,7 @@ from p2p.session.stream import MuxedStream
 from p2p.session.wire import FLUSH_BYTES, Waiter, Wire, scratch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from p2p.identity import NodeId
     from p2p.session.flow import YamuxStream
@@ -123,6 +123,11 @@ class Session:
     def stream_count(self) -> int:
         """Return how many streams are open."""
         return len(self.core.streams)
+
+    @property
+    def speaking(self) -> Sequence[str]:
+        """Return the protocols of the open streams; empty text for one that has not been agreed on."""
+        return [stream.protocol for stream in self._streams.values()]
 
     async def run(self, accept: Callable[[MuxedStream], None]) -> None:
         """Carry the session until it ends; then all its streams are broken and its wire is closed.

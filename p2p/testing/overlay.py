@@ -285,7 +285,7 @@ class MemoryOverlay:
 
     async def connect(self, address: str) -> NodeId:
         target = self._world.places.get(address)
-        if target is None and not address.startswith(ADDRESS_PREFIX):
+        if target is None and address.startswith("/ip") and "/p2p/" in address:
             await trio.sleep(DIAL_TIMEOUT)
             raise PeerUnreachable(f"nobody answered at {address[:128]} within {DIAL_TIMEOUT:g} s")
         target = target or _parse_address(address)

@@ -67,7 +67,8 @@ class Kademlia:
         serves: whether this node serves others, and so may stand in their tables; one that nobody can dial should
             not. Can be changed with `set_serving`.
         diverse: whether to bound how many contacts of one subnet are believed. Off on a devnet.
-        linger: seconds after which sessions that lookups made are ended; None leaves that to the overlay.
+        linger: seconds after which sessions that lookups made are ended.
+        spare: whether the session with a peer is of no other use by then, so that it may be ended.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class Kademlia:
         params: KademliaParams = KademliaParams(),  # noqa: B008 - frozen
         serves: bool = True,
         diverse: bool = True,
-        linger: float | None = None,
+        linger: float = 60.0,
+        spare: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self.protocol = f"/golem-p2p/{overlay.network}/kad/1.0.0"
         self.counters: Counter[str] = Counter()
@@ -100,6 +102,7 @@ class Kademlia:
         self._serves = serves
         self._diverse = diverse
         self._linger = linger
+        self._spare = spare
         self._answerer = Answerer(self.table, self.store, params, self._itself, self._known)
         self._limits = InboundLimits(params)
         self._requests = Requests(
@@ -348,8 +351,8 @@ class Kademlia:
                 await self.closest(key)
             await self._check(self.table.silent(now)[:CHECKED_AT_ONCE])
             self.store.expire(self._clock.utc_ns())
-            if self._linger is not None:
-                for name in self._requests.idle(self._linger):
+            for name in self._requests.idle(self._linger):
+                if self._spare(name):
                     await self._overlay.disconnect(name)
             await trio.sleep(TICK * self._chance.uniform(0.75, 1.25))
 

@@ -100,12 +100,9 @@ class Requests:
         return answer
 
     def idle(self, linger: float) -> list[str]:
-        """Return the peers whose sessions were made here and not used for `linger` seconds; each once."""
+        """Return the peers whose sessions were made here and not used here for `linger` seconds."""
         now = self._clock.monotonic()
-        idle = [name for name, used_at in self._used_at.items() if now - used_at >= linger]
-        for name in idle:
-            del self._used_at[name]
-        return idle
+        return [name for name, used_at in self._used_at.items() if now - used_at >= linger]
 
     async def _reach(self, contact: Contact) -> str:
         """Return the name under which there is a session with `contact`, made if there is none."""

@@ -141,6 +141,9 @@ async def test_ping_of_who_is_not_there_says_why(autojump_clock: MockClock) -> N
 class Directory:
     """Says that a stranger is at an address."""
 
+    nodes = 3
+    published = True
+
     async def look_up(self, node: str) -> list[str]:
         await trio.sleep(1)
         return ["/ip4/192.0.2.9/tcp/9"] if node == STRANGER else []

@@ -95,6 +95,7 @@ class Swarm:
             learn=learned.__setitem__,
             clock=self.network.clock,
             entropy=entropy,
+            serve=serves,
         )
         overlay.find_addresses = directory.look_up
         return Node(key, overlay, kademlia, directory, trio.CancelScope(), trio.Event(), learned)
