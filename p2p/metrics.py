@@ -60,7 +60,10 @@ class Calls:
     def ended(self, seconds: float, *labels: str) -> None:
         """Count one that has ended."""
         self.outcomes[labels] += 1
-        self.seconds.setdefault(labels[0], Histogram()).observe(seconds)
+        histogram = self.seconds.get(labels[0])
+        if histogram is None:
+            histogram = self.seconds[labels[0]] = Histogram()
+        histogram.observe(seconds)
 
 
 class Traffic:

@@ -6,6 +6,7 @@ printable ASCII without `/`. Used by the router, the door and the client; nothin
 
 from __future__ import annotations
 
+import functools
 import re
 
 from p2p.bus.api import BusError, NoEndpoint
@@ -24,6 +25,7 @@ def well_formed(address: str) -> bool:
     return len(address) <= MAX_ADDRESS_CHARS and _ADDRESS.match(address) is not None
 
 
+@functools.lru_cache(maxsize=4096)
 def canonical(address: str, own_id: str) -> str:
     """Return the one form of `address` that is looked up and judged by.
 

@@ -17,7 +17,7 @@ import trio
 
 from p2p.bus import frames
 from p2p.bus.api import DEFAULT_TIMEOUT, BadContent, BusClosed, BusError, BusTimeout, Call
-from p2p.bus.endpoints import Endpoints, Items, check_size, timed_out
+from p2p.bus.endpoints import Endpoints, Items, check_size
 from p2p.bus.frames import (
     Event,
     Failure,
@@ -122,9 +122,7 @@ class DoorBus:
 
     async def call(self, address: str, body: bytes, *, timeout: float = DEFAULT_TIMEOUT) -> bytes:
         check_size(body, f"the request to {address}")
-        with trio.move_on_after(max(timeout, 0.0)):
-            return await self._line.call(address, body)
-        raise timed_out(address)
+        return await self._line.call(address, body, deadline=trio.current_time() + max(timeout, 0.0))
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -166,9 +164,7 @@ class DoorBus:
     # What the line asks of its owner.
 
     async def answer(self, request: Request) -> bytes:
-        with trio.CancelScope(deadline=_deadline_of(request)):
-            return await self._endpoints.call(_call_of(request))
-        raise timed_out(request.address)
+        return await self._endpoints.call(_call_of(request))
 
     def answer_stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         return self._endpoints.stream(_call_of(request), _deadline_of(request))

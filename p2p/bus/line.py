@@ -17,6 +17,7 @@ Errors, beside those of `p2p.bus.api`:
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
@@ -28,7 +29,8 @@ import trio
 from p2p.bus import frames
 from p2p.bus.api import MAX_BODY_BYTES, BadContent, BusClosed, BusError, Busy
 from p2p.bus.bounds import Held
-from p2p.bus.endpoints import milliseconds_until
+from p2p.bus.deadlines import Deadlines
+from p2p.bus.endpoints import milliseconds_until, timed_out
 from p2p.bus.frames import (
     ITEM_COST,
     Cancel,
@@ -43,6 +45,8 @@ from p2p.bus.frames import (
     Subscribe,
 )
 from p2p.bus.outbox import SEND_AHEAD_BYTES, Outbox
+from p2p.bus.workers import Workers
+from p2p.waiting import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
     from p2p.bus.bounds import Work
     from p2p.bus.frames import Frame
     from p2p.bus.outbox import Channel
+    from p2p.bus.workers import Job
 
 MAX_CALLS = 256
 """Calls in flight, each way."""
@@ -66,6 +71,10 @@ FRAMES_AT_A_TIME = 64
 _RECEIVE_BYTES = 64 * 1024
 
 _log = structlog.get_logger("p2p.bus")
+
+
+_ANSWERS = (Reply, Part, Item, End, Failure)
+_ASKING = (Request, Register, Subscribe)
 
 
 class NotSent(BusClosed):
@@ -85,6 +94,8 @@ class LineRules(msgspec.Struct, frozen=True):
     """Bytes waiting to be sent above which senders wait."""
     patience: float = math.inf
     """Seconds in which the other end has to take some of what waits to be sent."""
+    longest_call: float = math.inf
+    """Seconds that a call is worked on at most, whatever it asks for; streaming calls have no such end."""
     trusted: bool = True
     """Whether what the other end does wrong is worth a warning; a stranger decides how often it does."""
 
@@ -112,47 +123,53 @@ class LineOwner(Protocol):
 class _Pending:
     """A request of ours that waits for its answer; one task takes it."""
 
-    def __init__(self, streaming: bool) -> None:
+    __slots__ = ("_arrived", "_error", "_news", "_parts", "called", "ended", "streaming", "window")
+
+    def __init__(self, called: str, *, streaming: bool) -> None:
+        self.called = called
         self.streaming = streaming
         self.ended = False
         self.window = WINDOW_BYTES if streaming else 0
         self._arrived: deque[bytes] = deque()
-        self._parts: list[bytes] = []
-        self._parts_bytes = 0
+        self._parts: list[bytes] | None = None
         self._error: BusError | None = None
-        self._wake = trio.Event()
+        self._news = Waiter()
 
     def put(self, body: bytes) -> None:
+        """Take an item."""
         self._arrived.append(body)
-        self._wake.set()
+        self._news.wake()
 
     def put_part(self, body: bytes) -> None:
-        """Keep a piece of the answer."""
-        self._parts_bytes += len(body)
-        if self._parts_bytes > MAX_BODY_BYTES:
-            raise BadContent("an answer longer than any may be")
+        """Take a piece of the answer."""
+        if self._parts is None:
+            self._parts = []
         self._parts.append(body)
+        if sum(map(len, self._parts)) > MAX_BODY_BYTES:
+            raise BadContent("an answer longer than any may be")
 
-    def whole(self, last: bytes) -> bytes:
-        """Return the answer, of which `last` is the last piece."""
-        if not self._parts:
-            return last
-        self.put_part(last)
-        return b"".join(self._parts)
+    def answer(self, body: bytes) -> None:
+        """Take the answer, or its last piece."""
+        if self._parts is not None:
+            self.put_part(body)
+            body = b"".join(self._parts)
+        self.ended = True
+        self.put(body)
 
     def end(self, error: BusError | None = None) -> None:
+        """Take the end."""
         if not self.ended:
             self.ended, self._error = True, error
-            self._wake.set()
+            self._news.wake()
 
     async def take(self) -> bytes | None:
         """Return the next body, or None at the end."""
-        await self._wake.wait()
+        if self._arrived or self.ended:
+            await trio.lowlevel.checkpoint()
+        while not self._arrived and not self.ended:
+            await self._news.wait()
         if self._arrived:
-            body = self._arrived.popleft()
-            if not self._arrived and not self.ended:
-                self._wake = trio.Event()
-            return body
+            return self._arrived.popleft()
         if self._error is not None:
             raise self._error
         return None
@@ -161,12 +178,16 @@ class _Pending:
 class _Answering:
     """A request of the other end that we are answering."""
 
+    __slots__ = ("address", "credit", "held", "job", "more_credit", "size")
+
+    job: Job
+
     def __init__(self, request: Request, held: Held) -> None:
-        self.scope = trio.CancelScope()
+        self.address = request.address
         self.size = len(request.body)
         self.held = held
         self.credit = request.credit
-        self.more_credit = trio.Event()
+        self.more_credit: trio.Event | None = None
 
 
 class Line:
@@ -201,12 +222,16 @@ class Line:
         self._owner = owner
         self._reader = reader or frames.FrameReader()
         self._nursery: trio.Nursery | None = None
+        self._workers: Workers | None = None
         self._next_id = 0
         self._pending: dict[int, _Pending] = {}
         self._notices: dict[int, Callable[[BusError | None], None]] = {}
         self._answering: dict[int, _Answering] = {}
         self._highest_asked = -1
         self._request_bytes = 0
+        self._our_deadlines = Deadlines(self._pending)
+        self._their_deadlines = Deadlines(self._answering)
+        self._clock = Waiter()
         self._outbox = Outbox(stream, ahead=rules.ahead_bytes, patience=rules.patience)
 
     def __repr__(self) -> str:
@@ -227,7 +252,9 @@ class Line:
         """Serve until either end closes. Raises nothing of its own."""
         try:
             async with trio.open_nursery() as self._nursery:
+                self._workers = Workers(self._nursery)
                 self._nursery.start_soon(self._write)
+                self._nursery.start_soon(self._keep_time)
                 try:
                     await self._read()
                 finally:
@@ -263,21 +290,36 @@ class Line:
         return request_id
 
     async def call(
-        self, address: str, body: bytes, *, caller: Caller | None = None, acting: str = ""
+        self,
+        address: str,
+        body: bytes,
+        *,
+        deadline: float = math.inf,
+        caller: Caller | None = None,
+        acting: str = "",
+        called: str = "",
     ) -> bytes:
-        """Call the other end, which is told the effective deadline. Raises BusError.
+        """Call the other end, which is told the nearer of `deadline` and the effective one. Raises BusError.
 
         Args:
+            deadline: in trio's time; BusTimeout if there is no answer by then.
             caller: who calls, said by a node to its own child process.
             acting: which of this end's identities calls; empty for the one that the session proved.
+            called: `address` as whoever calls knows it.
         """
         request_id = self._new_id(len(self._pending))
-        pending = self._pending[request_id] = _Pending(streaming=False)
-        deadline = trio.current_effective_deadline()
-        told = milliseconds_until(deadline)
+        pending = self._pending[request_id] = _Pending(called or address, streaming=False)
+        told = milliseconds_until(min(deadline, trio.current_effective_deadline()))
         request = Request(request_id, address, body, timeout_ms=told, caller=caller, acting=acting)
+        if deadline < math.inf and self._our_deadlines.add(deadline, request_id):
+            self._clock.wake()
         try:
-            await self.send(request)
+            if self._outbox.full:
+                with trio.CancelScope(deadline=deadline):
+                    await self._outbox.room()
+            if self.closed.is_set():
+                raise NotSent(self._closed_text())
+            self.send_nowait(request)
             reply = await pending.take()
             assert reply is not None
             return reply
@@ -296,7 +338,7 @@ class Line:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Make a streaming call; the other end is told the nearer of `deadline` and the effective one."""
         request_id = self._new_id(len(self._pending))
-        pending = self._pending[request_id] = _Pending(streaming=True)
+        pending = self._pending[request_id] = _Pending(address, streaming=True)
         request = Request(
             request_id,
             address,
@@ -325,7 +367,7 @@ class Line:
 
     async def send(self, frame: Frame) -> None:
         """Send a message; waits while too much waits already. Raises NotSent."""
-        if self._outbox.size >= self._rules.ahead_bytes:
+        if self._outbox.full:
             await self._outbox.room()
         if self.closed.is_set():
             raise NotSent(self._closed_text())
@@ -339,6 +381,21 @@ class Line:
         if self._outbox.size > SEND_LIMIT_BYTES:
             self._complain("the other end of the bus does not read; dropped")
             self.drop()
+
+    async def _keep_time(self) -> None:
+        while True:
+            now = trio.current_time()
+            for request_id in self._our_deadlines.due(now):
+                pending = self._pending[request_id]
+                if not pending.ended:
+                    pending.end(timed_out(pending.called))
+                    self.send_nowait(Cancel(request_id))
+            for request_id in self._their_deadlines.due(now):
+                answering = self._answering[request_id]
+                self.send_nowait(frames.failure(request_id, timed_out(answering.address)))
+                answering.job.cancel()
+            with trio.CancelScope(deadline=min(self._our_deadlines.next, self._their_deadlines.next)):
+                await self._clock.wait()
 
     async def _write(self) -> None:
         try:
@@ -375,12 +432,12 @@ class Line:
         say(what, other=self.name, **({} if error is None else {"error": str(error)}))
 
     def _receive(self, frame: Frame) -> None:
-        if isinstance(frame, Reply | Part | Item | End | Failure):
+        if isinstance(frame, _ANSWERS):
             self._receive_answer(frame)
             return
         if not self._rules.answers:
             raise BadContent(f"a {type(frame).__name__} where only answers are awaited")
-        if isinstance(frame, Request | Register | Subscribe):
+        if isinstance(frame, _ASKING):
             if frame.id <= self._highest_asked:
                 raise BadContent("a request's id was used before")
             self._highest_asked = frame.id
@@ -390,33 +447,33 @@ class Line:
             case Cancel():
                 answering = self._answering.get(frame.id)
                 if answering is not None:
-                    answering.scope.cancel()
+                    answering.job.cancel()
             case Credit():
                 answering = self._answering.get(frame.id)
                 if answering is not None:
                     answering.credit += frame.size
-                    answering.more_credit.set()
+                    if answering.more_credit is not None:
+                        answering.more_credit.set()
             case _:
                 self._owner.receive(frame)
 
     def _receive_answer(self, frame: Reply | Part | Item | End | Failure) -> None:
         if frame.id >= self._next_id:
             raise BadContent("an answer to what was never asked")
-        answered = self._notices.get(frame.id)
-        if answered is not None and isinstance(frame, Reply | Failure):
-            del self._notices[frame.id]
-            answered(frames.error_of(frame) if isinstance(frame, Failure) else None)
-            return
+        if self._notices and isinstance(frame, Reply | Failure):
+            answered = self._notices.pop(frame.id, None)
+            if answered is not None:
+                answered(frames.error_of(frame) if isinstance(frame, Failure) else None)
+                return
         pending = self._pending.get(frame.id)
         if pending is None:
             return  # its caller gave up, and the other end had not heard yet
         match frame:
+            case Reply() if not pending.streaming:
+                pending.answer(frame.body)
             case Failure():
                 pending.end(frames.error_of(frame))
             case End() if pending.streaming:
-                pending.end()
-            case Reply() if not pending.streaming:
-                pending.put(pending.whole(frame.body))
                 pending.end()
             case Part() if not pending.streaming:
                 pending.put_part(frame.body)
@@ -440,8 +497,16 @@ class Line:
             return
         answering = self._answering[request.id] = _Answering(request, held)
         self._request_bytes += answering.size
-        assert self._nursery is not None
-        self._nursery.start_soon(self._answer, request, answering)
+        assert self._workers is not None
+        now, deadline = trio.current_time(), math.inf
+        if not request.streaming:  # the time of a stream of items is kept where they are made
+            timeout = math.inf if request.timeout_ms is None else request.timeout_ms / 1000
+            deadline = now + min(timeout, self._rules.longest_call)
+            if deadline < math.inf and self._their_deadlines.add(deadline, request.id):
+                self._clock.wake()
+        answering.job = self._workers.start(
+            functools.partial(self._answer, request, answering), deadline, now
+        )
 
     def _admit(self, request: Request, held: Held) -> None:
         too_much = self._request_bytes + len(request.body) > MAX_REQUEST_BYTES
@@ -455,17 +520,16 @@ class Line:
 
     async def _answer(self, request: Request, answering: _Answering) -> None:
         try:
-            with answering.scope:
-                try:
-                    if request.streaming:
-                        await self._answer_stream(request, answering)
-                        await self.send(End(request.id))
-                    else:
-                        body = await self._owner.answer(request)
-                        answering.held.take(size=len(body))
-                        await self._send_reply(request.id, body)
-                except BusError as error:
-                    await self.send(frames.failure(request.id, error))
+            try:
+                if request.streaming:
+                    await self._answer_stream(request, answering)
+                    await self.send(End(request.id))
+                else:
+                    body = await self._owner.answer(request)
+                    answering.held.take(size=len(body))
+                    await self._send_reply(request.id, body)
+            except BusError as error:
+                await self.send(frames.failure(request.id, error))
         except BusClosed:
             pass  # nobody is there to be told
         finally:
@@ -475,6 +539,9 @@ class Line:
 
     async def _send_reply(self, request_id: int, body: bytes) -> None:
         at, size = 0, self._rules.piece_bytes
+        if len(body) <= size and not self._outbox.full:
+            self.send_nowait(Reply(request_id, body))
+            return
         while len(body) - at > size:
             await self.send(Part(request_id, body[at : at + size]))
             at += size

@@ -11,12 +11,14 @@ request and to take an answer. Used by `p2p.bus.peer`.
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from p2p.bus import frames
 from p2p.bus.api import BadContent, BusClosed, BusError, Busy, NoEndpoint
+from p2p.bus.endpoints import timed_out
 from p2p.bus.frames import End, Failure, FrameReader, Item, Reply, Request
 from p2p.overlay import OverlayError, ProtocolRefused
 
@@ -34,6 +36,8 @@ ANSWER_TIMEOUT: Final = 60.0
 """Seconds for an answer to be taken. Items of a streaming call may take as long as the caller likes."""
 CLOSE_TIMEOUT: Final = 10.0
 """Seconds for a stream to close once its call has ended."""
+MAX_CALL_SECONDS: Final = 3600.0
+"""Longest that a peer's call is worked on, whatever it asks for. Streaming calls have no such end."""
 
 
 # The caller's end.
@@ -189,9 +193,7 @@ async def _answer(stream: Stream, request: Request, owner: LineOwner, held: Held
                         await stream.send_all(frames.encode(Item(0, body)))
                 last: Frame = End(0)
             else:
-                body = await owner.answer(request)
-                held.take(size=len(body))
-                last = Reply(0, body)
+                last = Reply(0, await _answer_in_time(request, owner, held))
         except BusError as error:
             last = frames.failure(0, error)
         with trio.move_on_after(ANSWER_TIMEOUT):
@@ -200,6 +202,14 @@ async def _answer(stream: Stream, request: Request, owner: LineOwner, held: Held
     except OverlayError:
         pass  # the caller is gone; there is nobody to tell
     return False
+
+
+async def _answer_in_time(request: Request, owner: LineOwner, held: Held) -> bytes:
+    with trio.move_on_after(min(MAX_CALL_SECONDS, math.inf if request.timeout is None else request.timeout)):
+        body = await owner.answer(request)
+        held.take(size=len(body))
+        return body
+    raise timed_out(request.address)
 
 
 async def _watch(stream: Stream, scope: trio.CancelScope) -> None:

@@ -56,7 +56,7 @@ class Outbox:
     def __init__(self, stream: Channel, *, ahead: int = SEND_AHEAD_BYTES, patience: float = math.inf) -> None:
         self.size = 0
         """Bytes that wait, those being written included."""
-        self.ahead = ahead
+        self._ahead = ahead
         self._patience = patience
         self._stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
@@ -76,9 +76,14 @@ class Outbox:
             self.size += len(data) - written
             self._ready.set()
 
+    @property
+    def full(self) -> bool:
+        """Return whether `room` would wait."""
+        return self.size >= self._ahead
+
     async def room(self) -> None:
         """Wait until less than `ahead` bytes wait, or the outbox is closed."""
-        while self.size >= self.ahead and not self._closed:
+        while self.size >= self._ahead and not self._closed:
             await self._progress.park()
 
     async def flush(self) -> None:

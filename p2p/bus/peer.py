@@ -17,7 +17,6 @@ requests per peer and in all (`Busy`, before they are read), seconds to say a re
 from __future__ import annotations
 
 import contextlib
-import math
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -65,11 +64,10 @@ MAX_BYTES_PER_PEER: Final = 32 * 1024 * 1024
 """Bytes of one peer's requests that are held at a time."""
 MAX_BYTES: Final = 256 * 1024 * 1024
 """Bytes of all peers' requests that are held at a time."""
-MAX_CALL_SECONDS: Final = 3600.0
-"""Longest that a peer's call is worked on, whatever it asks for. Streaming calls have no such end."""
 
 _CALLING = LineRules(answers=False, ahead_bytes=AHEAD_BYTES, patience=lone.ANSWER_TIMEOUT, trusted=False)
 _ANSWERING = LineRules(
+    longest_call=lone.MAX_CALL_SECONDS,
     streams=False,
     piece_bytes=LARGE_BYTES,
     ahead_bytes=AHEAD_BYTES,
@@ -119,27 +117,30 @@ class PeerBus:
 
     # Calls of ours.
 
-    async def call(self, peer: str, address: str, body: bytes, *, acting: str = "") -> bytes:
+    async def call(self, peer: str, address: str, body: bytes, *, deadline: float, acting: str = "") -> bytes:
+        called = _as_called(peer, address)
         if len(body) > LARGE_BYTES:
-            told = milliseconds_until(trio.current_effective_deadline())
-            stream = await self._open(peer, address, self._lone)
-            await lone.ask(
-                stream, Request(0, address, body, timeout_ms=told, acting=acting), _as_called(peer, address)
-            )
-            return await lone.hear(stream, _as_called(peer, address))
-        line = await self._line_to(peer, address)
+            with trio.CancelScope(deadline=deadline):
+                return await self._call_alone(peer, address, body, acting)
+            raise timed_out(called)
+        line = self._line_at_hand(peer) or await self._line_in_time(peer, address, deadline)
         try:
             try:
-                return await line.call(address, body, acting=acting)
-            except NotSent:
-                line = await self._line_to(
-                    peer, address
-                )  # once: a peer that ends each at once is none to call
-                return await line.call(address, body, acting=acting)
-        except BusClosed as error:
+                return await line.call(address, body, deadline=deadline, acting=acting, called=called)
+            except NotSent:  # once more: a peer that ends each at once is none to call
+                line = await self._line_in_time(peer, address, deadline)
+                return await line.call(address, body, deadline=deadline, acting=acting, called=called)
+        except BusClosed:
             if line.closed.is_set():
-                _raise_better(line, _as_called(peer, address))
-            raise error
+                _raise_better(line, called)
+            raise
+
+    async def _call_alone(self, peer: str, address: str, body: bytes, acting: str) -> bytes:
+        called = _as_called(peer, address)
+        told = milliseconds_until(trio.current_effective_deadline())
+        stream = await self._open(peer, address, self._lone)
+        await lone.ask(stream, Request(0, address, body, timeout_ms=told, acting=acting), called)
+        return await lone.hear(stream, called)
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -176,23 +177,34 @@ class PeerBus:
         # The session had died unnoticed. Nothing was said on it yet, so that a second try repeats nothing.
         return await self._open(peer, address, protocol, again=False)
 
+    def _line_at_hand(self, peer: str) -> Line | None:
+        """Return the line to `peer`, if there is one."""
+        way = self._lines.get(peer)
+        if way is None or way.line is None or way.line.closed.is_set() or not self._leads_to(way, peer):
+            return None
+        way.used = True
+        return way.line
+
+    async def _line_in_time(self, peer: str, address: str, deadline: float) -> Line:
+        with trio.CancelScope(deadline=deadline):
+            return await self._line_to(peer, address)
+        raise timed_out(_as_called(peer, address))
+
     async def _line_to(self, peer: str, address: str) -> Line:
         """Return the line to `peer`, opened if there is none; calls made meanwhile wait for the same one."""
         way = self._lines.get(peer)
         if way is None:
             way = self._lines[peer] = _Way()
-        if way.line is not None and not way.line.closed.is_set() and self._leads_to(way, peer):
-            way.used = True
-            return way.line
         way.waiting += 1
         try:
             async with way.lock:
-                if way.line is None or way.line.closed.is_set() or not self._leads_to(way, peer):
+                line = self._line_at_hand(peer)
+                if line is None:
                     stream = await self._open(peer, address, self._control)
                     way.leads_to = stream.peer
-                    way.line = self._start_line(stream, peer, way, address)
-                way.used = True
-                return way.line
+                    line = way.line = self._start_line(stream, peer, way, address)
+                    way.used = True
+                return line
         finally:
             way.waiting -= 1
             self._forget_unused(peer, way)
@@ -294,8 +306,7 @@ class _PeerCaller:
         self._overlay = overlay
 
     async def answer(self, request: Request) -> bytes:
-        timeout = min(MAX_CALL_SECONDS, math.inf if request.timeout is None else request.timeout)
-        return await self._bus.call_as(self._who(request), request.address, request.body, timeout=timeout)
+        return await self._bus.call_as(self._who(request), request.address, request.body)
 
     def answer_stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         return self._bus.stream_as(self._who(request), request.address, request.body, timeout=request.timeout)

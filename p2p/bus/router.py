@@ -52,8 +52,8 @@ _OUTCOMES = {
 class PeerCaller(Protocol):
     """Carries calls to peers."""
 
-    async def call(self, peer: str, address: str, body: bytes, *, acting: str = "") -> bytes:
-        """Call `address` (`/public/...`) at `peer`; the far end is told the effective deadline.
+    async def call(self, peer: str, address: str, body: bytes, *, deadline: float, acting: str = "") -> bytes:
+        """Call `address` (`/public/...`) at `peer`; the far end is told `deadline`, in trio's time.
 
         Args:
             acting: which of this node's identities calls; empty for its main one.
@@ -113,14 +113,18 @@ class LocalBus:
     def subscribe(self, topic: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         return self._topics.subscribe(topic)
 
-    async def call_as(self, caller: Caller, address: str, body: bytes, *, timeout: float) -> bytes:
-        """Call on behalf of `caller`, whom the transport has proved. Raises BusError."""
+    async def call_as(self, caller: Caller, address: str, body: bytes, *, timeout: float = math.inf) -> bytes:
+        """Call on behalf of `caller`, whom the transport has proved. Raises BusError.
+
+        Args:
+            timeout: seconds; infinite where whoever calls keeps the time and cancels.
+        """
         began, way, outcome = trio.current_time(), "local" if caller.local else "in", "cancelled"
         try:
             address = self._resolve(caller, address)
             if address.startswith("/net/"):
                 way = "out"
-            answer = await self._call(caller, address, body, timeout)
+            answer = await self._call(caller, address, body, began, timeout)
             outcome = "ok"
             return answer
         except BusError as error:
@@ -129,12 +133,15 @@ class LocalBus:
         finally:
             self.calls.ended(trio.current_time() - began, way, outcome)
 
-    async def _call(self, caller: Caller, address: str, body: bytes, timeout: float) -> bytes:
+    async def _call(self, caller: Caller, address: str, body: bytes, now: float, timeout: float) -> bytes:
         check_size(body, f"the request to {address}")
-        with trio.move_on_after(max(timeout, 0.0)):
-            if address.startswith("/net/"):
-                peer, there = addresses.split_net(address)
-                return await self._peer_caller(address).call(peer, there, body)
+        deadline = now + max(timeout, 0.0)
+        if address.startswith("/net/"):
+            peer, there = addresses.split_net(address)
+            return await self._peer_caller(address).call(peer, there, body, deadline=deadline)
+        if timeout == math.inf:
+            return await self._endpoints.call(Call(caller, address, body))
+        with trio.CancelScope(deadline=deadline):
             return await self._endpoints.call(Call(caller, address, body))
         raise timed_out(address)
 

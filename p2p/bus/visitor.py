@@ -6,7 +6,6 @@ served by calling back over its line. Used by `p2p.bus.door` alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -84,8 +83,7 @@ class Visitor:
 
     async def answer(self, request: Request) -> bytes:
         address = self._callable(request)
-        timeout = math.inf if request.timeout is None else request.timeout
-        return await self._bus.call_as(self._caller, address, request.body, timeout=timeout)
+        return await self._bus.call_as(self._caller, address, request.body)
 
     def answer_stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         address = self._callable(request)

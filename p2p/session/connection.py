@@ -23,7 +23,8 @@ from p2p.session.errors import ProtocolError, SessionEnded, SessionError
 from p2p.session.frames import NORMAL
 from p2p.session.records import sealed_size
 from p2p.session.stream import MuxedStream
-from p2p.session.wire import FLUSH_BYTES, Waiter, Wire, scratch
+from p2p.session.wire import FLUSH_BYTES, Wire, scratch
+from p2p.waiting import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -83,6 +84,7 @@ class Session:
         self._accept: Callable[[MuxedStream], None] | None = None
         self._work = Waiter()
         self._blocked = False
+        self._prompt = True
         self._closing = False
         self._over = trio.Event()
         self._drained: trio.Event | None = None
@@ -204,10 +206,25 @@ class Session:
         """Have what the core has to send sent soon, together with what else comes up until then."""
         self._work.wake()
 
+    def send_soon(self) -> None:
+        """Send what was queued last: at once if it is the first since something was read, else with what comes up.
+
+        A question or an answer that is alone does not wait for the writer's turn, and many still go together.
+        """
+        if self._prompt and self._wire.direct and not self._blocked and self.ended is None:
+            self._prompt = False
+            try:
+                self._send_now()
+            except OSError as error:
+                self._fail(f"the connection broke: {error}")
+            if not self._blocked:
+                return
+        self._work.wake()
+
     async def flush(self, queued: int) -> bool:
         """Send much at once where the socket takes it, little soon; return whether other tasks could run."""
         if self.core.queued < FLUSH_BYTES - 65_536 or not self._wire.direct or self._blocked:
-            self._work.wake()
+            self.send_soon()
             return False
         try:
             self._send_now()
@@ -322,6 +339,7 @@ class Session:
                 raise SessionEnded(
                     "this end closed it" if self._closing else "the peer closed the connection"
                 )
+            self._prompt = True
             plains, used = self._opener.open(data)
             wire.keep(data[used:])
             now = trio.current_time()

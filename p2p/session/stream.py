@@ -15,7 +15,8 @@ from p2p.identity import NodeId
 from p2p.overlay import OverlayError, ProtocolRefused, StreamBroken
 from p2p.session.errors import ProtocolError
 from p2p.session.multistream import Answering, Proposal
-from p2p.session.wire import FLUSH_BYTES, Waiter
+from p2p.session.wire import FLUSH_BYTES
+from p2p.waiting import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -30,7 +31,7 @@ _CALLS_BEFORE_YIELD = 64
 class MuxedStream:
     """One end of a stream; see `p2p.overlay.Stream` for its methods.
 
-    Of its own: `protocol`, `negotiated` and `unread`. Whoever has a stream has to close or to reset it.
+    Of its own: `protocol`, `negotiated` and `send_now`. Whoever has a stream has to close or to reset it.
     """
 
     __slots__ = (
@@ -95,6 +96,16 @@ class MuxedStream:
                     self._check_sending()
         finally:
             self._sending = False
+
+    def send_now(self, data: bytes) -> int:
+        """Queue as much of `data` as there is room for, without waiting; return how much. Nothing once it broke."""
+        core = self.core
+        if self._sending or self._closed or core.fin_wanted or core.failure is not None:
+            return 0
+        taken = self._session.core.queue(core, memoryview(data))
+        if taken:
+            self._session.send_soon()
+        return taken
 
     async def receive_some(self, max_bytes: int = 65536) -> bytes:
         if self._receiving:

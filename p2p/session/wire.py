@@ -1,4 +1,4 @@
-"""What a session needs of the byte stream below it, and the waiting of its tasks.
+"""What a session needs of the byte stream below it.
 
 `Wire` hides the one difference that matters for speed: on a TCP stream of trio's, reading and writing go straight
 to the socket, into and out of buffers that all sessions of a run share, so that a session holds none; on any other
@@ -13,14 +13,10 @@ frames that end with their record; one buffer for all, since fresh ones of that 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
 from p2p.session.records import LARGEST_SEALED_BYTES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 READ_BYTES = 256 * 1024
 LEAST_READ_BYTES = 4096
@@ -141,39 +137,3 @@ class Wire:
     async def close(self) -> None:
         """Close at once."""
         await trio.aclose_forcefully(self.stream)
-
-
-class Waiter:
-    """Where one task waits until another has news for it. Cheaper than an Event, which is made anew each time."""
-
-    __slots__ = ("_news", "_task")
-
-    def __init__(self) -> None:
-        self._task: trio.lowlevel.Task | None = None
-        self._news = False
-
-    def wake(self) -> None:
-        """Let the waiting task go on, or the next wait return at once."""
-        if self._task is not None:
-            task, self._task = self._task, None
-            trio.lowlevel.reschedule(task)
-        else:
-            self._news = True
-
-    async def wait(self) -> None:
-        """Wait for `wake`; returns at once, after a checkpoint, when it was called meanwhile."""
-        if self._news:
-            self._news = False
-            await trio.lowlevel.checkpoint()
-            return
-        self._task = trio.lowlevel.current_task()
-
-        def abort(_: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
-
-    def forget(self) -> None:
-        """Drop news that came while nobody waited."""
-        self._news = False

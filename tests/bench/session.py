@@ -3,7 +3,8 @@
 Two processes on loopback, each pinned to a core where there are two. Peer `py-libp2p`: hosts as they come, Noise
 and yamux only; peer `js-libp2p` where `make interop` has built it; in the same run and with the same work. Rates are the best of some short runs and bulk is the slower
 direction; other load on the machine makes them smaller, of both alike, while CPU times hardly change. `long_fat` is
-one process on virtual time and so shows the window and not the CPU; stock has no such way to be driven.
+one process on virtual time and so shows the window and not the CPU; stock has no such way to be driven. Calls over
+the bus are compared with the same messages on open streams of the same session, without the bus.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
+from tests.bench import _bus_nodes as bus_nodes
 from tests.bench import _session_js
 from tests.bench._report import figure, main
 from tests.bench._session_ours import Ours, long_fat
@@ -319,6 +321,18 @@ def measure() -> dict[str, Any]:
         peers = {Stock.name: stock[name]} | ({_session_js.NAME: js[name]} if name in js else {})
         figures[name] = figure(ours[name], unit, peers, lower_is_better=lower)
     figures["long_fat"] = higher(long_fat(), "MB/s")
+    return figures | _bus_figures(bus_nodes.measure())
+
+
+def _bus_figures(found: dict[str, float]) -> dict[str, Any]:
+    """Return what the bus costs: rates, CPU microseconds of the busier side, and milliseconds beside a bulk stream."""
+    figures: dict[str, Any] = {}
+    for way in ("sequential", "concurrent"):
+        raw, bus = f"raw_{way}", f"bus_{way}"
+        figures[bus] = higher(found[bus], "/s", {"raw_streams": found[raw]})
+        figures[f"{bus}_cpu"] = figure(found[f"{bus}_cpu"], "us", {"raw_streams": found[f"{raw}_cpu"]})
+    figures["bus_beside_bulk"] = figure(found["bus_beside_bulk"], "ms", {"alone": found["bus_alone"]})
+    figures["bulk_beside_bus"] = higher(found["bulk_beside_bus"], "MB/s")
     return figures
 
 

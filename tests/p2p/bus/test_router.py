@@ -37,10 +37,11 @@ class PeerCalls:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, bytes]] = []
 
-    async def call(self, peer: str, address: str, body: bytes, *, acting: str = "") -> bytes:
+    async def call(self, peer: str, address: str, body: bytes, *, deadline: float, acting: str = "") -> bytes:
         self.calls.append((peer, address, body))
         if address.endswith("/Hang"):
-            await trio.sleep_forever()
+            await trio.sleep_until(deadline)
+            raise BusTimeout("Timeout")
         return b"from afar"
 
     @contextlib.asynccontextmanager

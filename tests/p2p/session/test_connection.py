@@ -204,6 +204,60 @@ async def test_a_reader_that_stalls_for_30_s_holds_the_sender_and_resumes(
 
 
 @both_kinds
+async def test_what_is_sent_without_waiting_arrives_in_order(streams: Any) -> None:
+    async with pair(streams=streams) as both:
+        near = await both.near.open_stream(ECHO, lazy=True)
+        sent = bytearray()
+        for i in range(2000):
+            piece = b"%d " % i * 50
+            taken = near.send_now(piece)
+            sent += piece[:taken]
+            if taken < len(piece):  # the window is full, and stays so
+                break
+        assert len(sent) > 200_000
+        assert near.send_now(b"more") == 0
+        far = await both.accepted.receive()
+        assert await far.respond({ECHO}) == ECHO
+        received = bytearray()
+        while len(received) < len(sent):
+            received += await far.receive_some()
+        assert received == sent
+        await eventually(lambda: near.send_now(b"again") == 5)
+        await near.send_eof()
+        assert near.send_now(b"after the end") == 0
+        assert await read_all(far) == b"again"
+        far.reset()
+        await eventually(lambda: near.core.over)
+        assert near.send_now(b"broken") == 0
+
+
+async def test_the_first_answer_goes_at_once_and_the_others_together() -> None:
+    async with pair() as both:
+        near = await both.near.open_stream(ECHO, lazy=True)
+        far = await both.accepted.receive()
+        await far.respond({ECHO})
+        await wait_all_tasks_blocked()
+        writes: list[int] = []
+        wire = both.far._wire
+        real = wire.send_now
+
+        def send_now(data: memoryview | bytes) -> bool:
+            writes.append(len(data))
+            return real(data)
+
+        wire.send_now = send_now  # type: ignore[method-assign]
+        await near.send_all(b"?")
+        assert await far.receive_some() == b"?"
+        for _ in range(10):
+            far.send_now(bytes(100))
+            assert len(writes) == 1, "the first did not go at once, or others did not wait for each other"
+        await wait_all_tasks_blocked()
+        assert len(writes) == 2
+        assert writes[1] > 900
+        far.reset()
+
+
+@both_kinds
 async def test_cancelled_writes_leave_the_session_whole(streams: Any) -> None:
     async with pair(streams=streams) as both:
         near, far = await both.streams()
