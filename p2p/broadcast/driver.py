@@ -4,6 +4,8 @@ One outbound gossip stream a peer, written from a bounded queue; inbound ones ar
 decides everything. Records, of gossip and of sync alike, go to their topic's owner in a bounded pool. On the
 wire a topic `offers/1` is `/golem-p2p/<network>/offers/1`.
 
+Guests, who are foreign gossipsub programs, take part in gossip; sync is our own and theirs is none.
+
 A bad peer costs itself: what does not decode resets its stream and counts against it; from some points on it
 is ignored. A topic owner that fails costs its records: logged, and taken as IGNORE.
 """
@@ -28,7 +30,7 @@ from p2p.broadcast.sync import PROTOCOL_MAJOR, PROTOCOL_NAME, Answerer, Asker, S
 from p2p.broadcast.wire import MAX_FRAME_BYTES, PROTOCOL_11, PROTOCOL_12, encode_frame
 from p2p.events import GossipFault, unreported
 from p2p.identity import NodeId
-from p2p.overlay import OverlayError, ProtocolRefused, StreamBroken, protocol_id
+from p2p.overlay import OverlayError, ProtocolRefused, StreamBroken, is_guest, protocol_id
 from p2p.protobuf import FrameReader, WireError
 
 if TYPE_CHECKING:
@@ -115,12 +117,12 @@ class GossipBroadcast:
                 nursery.start_soon(self._judge_deliveries)
             nursery.start_soon(self._beat)
             nursery.start_soon(self._rounds.run)
-            self._overlay.serve(PROTOCOL_12, self._serve_gossip)
-            self._overlay.serve(PROTOCOL_11, self._serve_gossip)
+            self._overlay.serve(PROTOCOL_12, self._serve_gossip, guests=True)
+            self._overlay.serve(PROTOCOL_11, self._serve_gossip, guests=True)
             self._overlay.serve(self._sync_id, self._serve_sync)
-            unsubscribe = self._overlay.subscribe_peers(self._peer_changed)
-            for peer in self._connected():
-                self._meet(peer)
+            unsubscribe = self._overlay.subscribe_peers(self._peer_changed, guests=True)
+            for info in (*self._overlay.peers(), *self._overlay.guests()):
+                self._meet(NodeId(info.node_id))
             try:
                 yield
             finally:
@@ -271,7 +273,9 @@ class GossipBroadcast:
                     try:
                         stream = await self._open_gossip(link.peer)
                         delay = shortest
-                        if not greeted:  # now it has begun to serve, so that a sync will not be refused
+                        if not greeted and not is_guest(
+                            link.peer
+                        ):  # now it has begun to serve, so that a sync will not be refused
                             nursery.start_soon(lambda: self._rounds.greet(link.peer, dialled_by_us=dialled))
                             greeted = True
                         await link.pump(stream)

@@ -1,5 +1,8 @@
 """From a proven session to an admitted one: hello in both roles, bounded in time, with a logged reason.
 
+A peer that has no hello, and none of our protocols, is a foreign libp2p program: it may be welcomed as a guest. One
+that has protocols of ours is a node, of another network or version; it is dropped, never a guest.
+
 Shared by all implementations of `Overlay`, which say how to open a stream on one particular session and how to
 close it. `Discovery` is the `Admission` that they are given; without one every session is admitted at once.
 """
@@ -15,7 +18,7 @@ from p2p.discovery.exchange import HelloRefused
 from p2p.discovery.messages import Unfit, explain_refusal
 from p2p.discovery.sessions import S
 from p2p.events import PeerDropped, logged
-from p2p.overlay import OverlayError, PeerUnreachable, ProtocolRefused
+from p2p.overlay import OverlayError, PeerUnreachable, ProtocolRefused, is_guest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,6 +30,11 @@ if TYPE_CHECKING:
 
 HELLO_TIMEOUT = 10.0
 """Seconds that a new session has to say hello, in either role."""
+
+GUEST_PATIENCE = 1.0
+"""Seconds until a peer that dialled and said no hello is asked what it serves."""
+
+_OURS = "/golem-p2p/"
 
 _log = structlog.get_logger("p2p.hello")
 
@@ -70,6 +78,7 @@ class Door(Generic[S]):
         served: what protocols the peer of a session serves, as far as can be found out; for the reason given.
         close: ends a session, at once.
         report: is told of who was not admitted, and why.
+        welcome: admits a session as a guest's, or returns why not; None where there are no guests.
     """
 
     def __init__(
@@ -82,6 +91,7 @@ class Door(Generic[S]):
         served: Callable[[S], Awaitable[tuple[str, ...]]],
         close: Callable[[S, str], None],
         report: Report = logged,
+        welcome: Callable[[S], str | None] | None = None,
     ) -> None:
         self._sessions = sessions
         self._admission = admission
@@ -90,9 +100,13 @@ class Door(Generic[S]):
         self._served = served
         self._close = close
         self._report = report
+        self._welcome = welcome
 
-    async def enter_dialled(self, session: S, peer: NodeId) -> None:
-        """Say hello on a session that this node dialled, and admit it.
+    async def enter_dialled(self, session: S, peer: str) -> None:
+        """Say hello on a session that this node dialled, and admit it: as a node, or as a guest.
+
+        Args:
+            peer: its name before that; a PeerId means that its key is no node's.
 
         Raises:
             PeerUnreachable: the peer does not fit, or did not answer; the session is closed.
@@ -102,6 +116,8 @@ class Door(Generic[S]):
             return
         try:
             with trio.fail_after(HELLO_TIMEOUT):
+                if is_guest(peer):
+                    raise ProtocolRefused(f"{peer} cannot say hello: its key is no node's")
                 stream = await self._open_stream(session, self._admission.protocol)
                 try:
                     agent = await self._admission.greet(stream)
@@ -111,6 +127,8 @@ class Door(Generic[S]):
                     raise
         except BaseException as error:
             unfit = await self._unfit(session, error)
+            if unfit is None:
+                return
             self._close(session, unfit.words)
             if not isinstance(error, HelloRefused | OverlayError | trio.TooSlowError):
                 raise
@@ -120,45 +138,74 @@ class Door(Generic[S]):
         if session not in self._sessions:
             raise PeerUnreachable(f"{peer} closed the session as it began")
 
-    def accept(self, session: S, peer: NodeId, nursery: trio.Nursery) -> None:
+    def accept(self, session: S, peer: str, nursery: trio.Nursery) -> None:
         """Wait for the hello of a session that the peer dialled, as a task of `nursery`."""
         if self._admission is None:
             self._sessions.admit(session)
         else:
             nursery.start_soon(self._await_hello, session, peer)
 
-    async def _await_hello(self, session: S, peer: NodeId) -> None:
+    async def _await_hello(self, session: S, peer: str) -> None:
         assert self._admission is not None
-        with trio.move_on_after(HELLO_TIMEOUT):
+        unfit: Unfit | None = Unfit(
+            "silent", f"it did not say hello on {self._admission.protocol} within {HELLO_TIMEOUT:g} s"
+        )
+        deadline = trio.current_time() + HELLO_TIMEOUT
+        if self._welcome is not None:
+            with trio.move_on_after(GUEST_PATIENCE):
+                await self._sessions.admission(session)
+            if self._waits(session):
+                foreign = await self._foreign(session)
+                if foreign is None or foreign.why in ("limit", "network"):
+                    unfit, deadline = foreign, 0.0
+        with trio.move_on_at(deadline):
             await self._sessions.admission(session)
-        if session in self._sessions and not self._sessions.is_admitted(session):
-            reason = f"it did not say hello on {self._admission.protocol} within {HELLO_TIMEOUT:g} s"
-            self._report(PeerDropped(peer, dialled=False, why="silent", reason=reason))
-            self._close(session, reason)
+        if self._waits(session) and unfit is not None:
+            self._report(PeerDropped(peer, dialled=False, why=unfit.why, reason=unfit.words))
+            self._close(session, unfit.words)
+
+    def _waits(self, session: S) -> bool:
+        return session in self._sessions and not self._sessions.is_admitted(session)
 
     async def answer(self, session: S, stream: Stream) -> None:
         """Serve a hello on a session of either role; the first one admits an accepted session."""
         assert self._admission is not None
+        if is_guest(stream.peer):
+            stream.reset()
+            reason = "it says hello, though it was none of our nodes when it came, or its key is no node's"
+            self._report(PeerDropped(stream.peer, dialled=False, why="stranger", reason=reason))
+            self._close(session, reason)
+            return
         try:
             with trio.fail_after(HELLO_TIMEOUT):
                 await self._admission.answer(stream, lambda agent: self._sessions.admit(session, agent))
                 await stream.aclose()
         except (HelloRefused, trio.TooSlowError) as error:
-            unfit = await self._unfit(session, error)
+            unfit = self._misfit(error)
             self._report(PeerDropped(stream.peer, dialled=False, why=unfit.why, reason=unfit.words))
             with trio.move_on_after(1):  # let the answer arrive, so that the peer can say why too
                 await stream.aclose()
                 await trio.sleep(0.5)
             self._close(session, unfit.words)
 
-    async def _unfit(self, session: S, error: BaseException) -> Unfit:
+    async def _unfit(self, session: S, error: BaseException) -> Unfit | None:
+        """Return why hello failed; None if the peer was welcomed as a guest instead."""
+        return await self._foreign(session) if isinstance(error, ProtocolRefused) else self._misfit(error)
+
+    async def _foreign(self, session: S) -> Unfit | None:
+        """Welcome a peer without hello as a guest, if it is one; else return why not."""
+        assert self._admission is not None
+        protocols: tuple[str, ...] = ()
+        with trio.move_on_after(HELLO_TIMEOUT / 2):
+            protocols = await self._served(session)
+        if self._welcome is None or not protocols or any(p.startswith(_OURS) for p in protocols):
+            return explain_refusal(self._admission.network, protocols)
+        reason = self._welcome(session)
+        return None if reason is None else Unfit("limit", reason)
+
+    @staticmethod
+    def _misfit(error: BaseException) -> Unfit:
         match error:
-            case ProtocolRefused():
-                assert self._admission is not None
-                protocols: tuple[str, ...] = ()
-                with trio.move_on_after(HELLO_TIMEOUT / 2):
-                    protocols = await self._served(session)
-                return explain_refusal(self._admission.network, protocols)
             case HelloRefused():
                 return Unfit(error.why, str(error))
             case trio.TooSlowError():

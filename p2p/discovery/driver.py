@@ -28,7 +28,7 @@ from p2p.discovery.policy import DiscoveryPolicy, DiscoverySettings
 from p2p.events import DialFailed, PeerDropped, logged
 from p2p.identity import NodeId
 from p2p.identity.alias import MAX_ALIASES
-from p2p.overlay import Overlay, OverlayError, PeerChange, PeerUnreachable, protocol_id
+from p2p.overlay import Overlay, OverlayError, PeerChange, PeerUnreachable, is_guest, protocol_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -195,7 +195,10 @@ class Discovery:
 
     def dialled(self, address: str, peer: NodeId) -> None:
         """Note that a dial of `address`, whoever asked for it, proved `peer` to be there."""
-        self.policy.dialled(self._clock.utc_ns(), address, peer)
+        if is_guest(peer):  # no node to know, nor to tell of
+            self.failed(address)
+        else:
+            self.policy.dialled(self._clock.utc_ns(), address, peer)
 
     def failed(self, address: str) -> None:
         """Note that nobody, or not the right one, answered at `address`."""

@@ -57,13 +57,17 @@ class Sessions(Generic[S]):
         """Enter a session whose peer is proven but has not been admitted."""
         self._entries[session] = _Entry(info)
 
-    def admit(self, session: S, agent: str = "") -> None:
-        """Let protocols see the session; does nothing if it has ended or is admitted."""
+    def admit(self, session: S, agent: str = "", *, guest: str = "") -> None:
+        """Let protocols see the session; does nothing if it has ended or is admitted.
+
+        Args:
+            guest: the PeerId of a peer that is admitted as a guest: from now on its name.
+        """
         entry = self._entries.get(session)
         if entry is None or entry.admitted:
             return
         entry.admitted = True
-        entry.info = msgspec.structs.replace(entry.info, agent=agent)
+        entry.info = msgspec.structs.replace(entry.info, agent=agent, node_id=guest or entry.info.node_id)
         entry.decided.set()
         peer = entry.info.node_id
         first = peer not in self._admitted

@@ -159,12 +159,9 @@ class Entrance:
     def _enter(
         self, wire: Session, address: str, path: Path, *, initiator: bool, arrived_from: str | None
     ) -> HostSession:
-        peer = wire.peer_key.node_id
+        peer = wire.name
         if self.nursery is None:
             raise PeerUnreachable("this overlay is not running")
-        if peer is None:
-            _log.info("dropped a peer without a NodeId", node=self._node_id, peer=wire.peer_id)
-            raise PeerUnreachable(f"{wire.peer_id} has no NodeId: its identity is not a secp256k1 key")
         if peer == self._node_id:
             raise ThisNode(f"{address} is this node itself")
         refused = self._gate.refuses_peer(wire.peer_id, peer)

@@ -53,7 +53,7 @@ from p2p.session import (
 from p2p.session.budget import DEFAULT_LIMIT_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 
     from p2p.clock import Clock
     from p2p.entropy import Entropy
@@ -125,7 +125,7 @@ class LibP2POverlay:
         self._listening: tuple[str, ...] = ()
         self._sources: list[Place] = []
         self._sessions: Sessions[HostSession] = Sessions(report or unreported)
-        self._handlers: dict[str, StreamHandler] = {}
+        self._handlers: dict[str, tuple[StreamHandler, bool]] = {}
         self._dialling = OneAtATime()
         self._nursery: trio.Nursery | None = None
         self._host = make_host(key)
@@ -181,6 +181,7 @@ class LibP2POverlay:
             served=protocols_of,
             close=self._entrance.end,
             report=report or logged,
+            welcome=self._welcome,
         )
 
     def __repr__(self) -> str:
@@ -240,8 +241,8 @@ class LibP2POverlay:
         if place.peer_id == self._peer_id:
             raise ThisNode(f"{address} is this node itself")
         async with self._dialling(place.node_id or place.transport()):  # who waited finds the session made
-            session = None if place.node_id is None else self._sessions.newest(place.node_id)
-            if session is None or session.closed:
+            session = self._session_of(place.node_id, place.peer_id)
+            if session is None:
                 session = await self._admitted_at([address], place.node_id)
         return NodeId(session.peer)
 
@@ -271,7 +272,7 @@ class LibP2POverlay:
                     raise PeerUnreachable(f"the session with {peer} ended as it began: {error}") from error
 
     def serve(self, protocol: str, handler: StreamHandler, *, guests: bool = False) -> None:
-        self._handlers[protocol] = handler
+        self._handlers[protocol] = handler, guests
         self._host.advertise(protocol)
 
     def subscribe_peers(
@@ -321,31 +322,53 @@ class LibP2POverlay:
         """Have a new session admitted: called by the entrance."""
         self._observations.ask_later(session)
         if session.direction == "in" and self._nursery is not None:
-            self._door.accept(session, NodeId(session.peer), self._nursery)
+            self._door.accept(session, session.peer, self._nursery)
+
+    def _welcome(self, session: HostSession) -> str | None:
+        """Admit a foreign program as a guest, or return why not: called by the door."""
+        if len(self._sessions.guests()) >= self._gate.limits.guests:
+            return f"this node has {self._gate.limits.guests} guests, and no more may be"
+        if len(self._sessions.of(session.wire.peer_id)) >= self._gate.limits.per_peer:
+            return f"it has {self._gate.limits.per_peer} sessions already"
+        agent = "" if session.identified is None else session.identified.agent
+        session.become_guest()
+        self._sessions.admit(session, agent, guest=session.peer)
+        return None
+
+    def _session_of(self, *names: str | None) -> HostSession | None:
+        """Return the session for new streams to whoever has one of these names."""
+        for name in names:
+            session = None if name is None else self._sessions.newest(name)
+            if session is not None and not session.closed:
+                return session
+        return None
 
     async def _session_with(self, peer: NodeId) -> HostSession:
         """Return the session with `peer`, made from all that is known of it, and then from what a directory knows."""
         if peer == self._node_id:
             raise ThisNode(f"{peer} is this node itself")
         async with self._dialling(peer):
-            session = self._sessions.newest(peer)
-            if session is not None and not session.closed:
-                return session
-            known = self.discovery.policy.addresses_of(peer)
-            reasons: list[str] = []
-            if known:
-                try:
-                    return await self._admitted_at(known, peer)
-                except PeerUnreachable as error:
-                    reasons.append(str(error))
-            if self.find_addresses is not None:
-                found = [address for address in await self.find_addresses(peer) if address not in known]
-                if found:
-                    return await self._admitted_at(found, peer)
-                reasons.append("the directory has no other address")
-            elif not known:
-                reasons.append("no address of it is known: it was never dialled, nor told by a peer")
-            raise PeerUnreachable(f"{peer} cannot be reached: {'; '.join(reasons)}")
+            session = self._session_of(peer) or await self._new_session_with(peer)
+        if session.peer != peer:
+            raise PeerUnreachable(f"{peer} is a foreign libp2p program, no golem-p2p node: {session.peer}")
+        return session
+
+    async def _new_session_with(self, peer: NodeId) -> HostSession:
+        known = self.discovery.policy.addresses_of(peer)
+        reasons: list[str] = []
+        if known:
+            try:
+                return await self._admitted_at(known, peer)
+            except PeerUnreachable as error:
+                reasons.append(str(error))
+        if self.find_addresses is not None:
+            found = [address for address in await self.find_addresses(peer) if address not in known]
+            if found:
+                return await self._admitted_at(found, peer)
+            reasons.append("the directory has no other address")
+        elif not known:
+            reasons.append("no address of it is known: it was never dialled, nor told by a peer")
+        raise PeerUnreachable(f"{peer} cannot be reached: {'; '.join(reasons)}")
 
     async def _admitted_at(self, addresses: Sequence[str], peer: NodeId | None) -> HostSession:
         """Dial, and say hello. Raises PeerUnreachable."""
@@ -355,11 +378,11 @@ class LibP2POverlay:
             address, session = await self._dialer.dial(addresses, peer)
         except PeerUnreachable as error:
             raise PeerUnreachable(f"no session with {peer or addresses[0]}: {error}") from error
-        known = self._sessions.newest(session.peer)
-        if known is not None and known is not session and peer is None:
+        known = self._session_of(session.peer, session.wire.peer_id) if peer is None else None
+        if known is not None:
             self._entrance.end(session, "there is a session already")
             return known
-        await self._door.enter_dialled(session, NodeId(session.peer))
+        await self._door.enter_dialled(session, session.peer)
         self.discovery.dialled(address, NodeId(session.peer))
         return session
 
@@ -423,7 +446,7 @@ class LibP2POverlay:
         except (SessionError, trio.TooSlowError) as error:
             raise PeerUnreachable(f"no session over a stream from {address}: {error}") from error
         if initiator:
-            await self._door.enter_dialled(session, NodeId(session.peer))
+            await self._door.enter_dialled(session, session.peer)
         return NodeId(session.peer)
 
     async def dial_direct(self, address: str, *, initiator: bool = True) -> NodeId:
@@ -441,7 +464,7 @@ class LibP2POverlay:
         except (InvalidAddress, OSError, SessionError) as error:
             raise PeerUnreachable(f"no direct session with {address}: {error}") from error
         if initiator:
-            await self._door.enter_dialled(session, NodeId(session.peer))
+            await self._door.enter_dialled(session, session.peer)
             self.discovery.dialled(address, NodeId(session.peer))
         return NodeId(session.peer)
 
@@ -476,7 +499,7 @@ class LibP2POverlay:
     async def _serve_stream(self, session: HostSession, stream: MuxedStream) -> None:
         try:
             with trio.fail_after(NEGOTIATION_TIMEOUT):
-                protocol = await stream.respond(self._host.served)
+                protocol = await stream.respond(self._served_to(session))
         except (OverlayError, trio.TooSlowError, trio.ClosedResourceError):
             stream.reset()
             return
@@ -487,13 +510,19 @@ class LibP2POverlay:
         if protocol == self.discovery.protocol:
             handler: StreamHandler = functools.partial(self._door.answer, session)
         elif protocol in self._handlers:
-            handler = self._handlers[protocol]
-            if not await self._sessions.admission(session):
+            handler, for_guests = self._handlers[protocol]
+            if not await self._sessions.admission(session) or (is_guest(session.peer) and not for_guests):
                 stream.reset()
                 return
         else:
             handler = functools.partial(self._serve_stock, session, stream)
         await serve_stream(handler, stream, node=self._node_id, protocol=protocol)
+
+    def _served_to(self, session: HostSession) -> Container[str]:
+        served = self._host.served
+        if not is_guest(session.peer):
+            return served
+        return {p for p in served if p not in self._handlers or self._handlers[p][1]}
 
     async def _serve_stock(self, session: HostSession, stream: MuxedStream, _: Stream) -> None:
         assert session.connection is not None

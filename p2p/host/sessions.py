@@ -94,6 +94,10 @@ class HostSession:
             since=self.since,
         )
 
+    def become_guest(self) -> None:
+        """Name the peer by its PeerId from now on."""
+        self.peer = self.wire.name = self.wire.peer_id
+
     async def open_stream(self, protocol: str) -> MuxedStream:
         """Open a stream and agree on its protocol; without a round trip if the peer has agreed to it before.
 

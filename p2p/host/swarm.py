@@ -77,10 +77,8 @@ class OverlayHost(BasicHost):  # type: ignore[misc] # no type information upstre
         super().__init__(network=network, disable_identify_address_discovery=True)
         # No identify-push: it writes what anyone claims into an unbounded peer store. And the ping handler that
         # keeps no table, for the other one never drops a peer from its.
-        self.multiselect.handlers = OrderedDict(
-            [(IDENTIFY, identify_handler_for(self, use_varint_format=True)), (PING, handle_ping)]
-        )
-        self._stock = frozenset(self.multiselect.handlers)
+        self.identify = identify_handler_for(self, use_varint_format=True)
+        self.multiselect.handlers = OrderedDict([(IDENTIFY, self.identify), (PING, handle_ping)])
 
     @property
     def served(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from p2p.bus import BusError, ask, net_address
+from p2p.overlay import is_guest
 from protocols.market.core.catalogue import Body, Refused
 from protocols.market.messages import MAX_BODIES, PROTOCOL, Bodies, GetBodies
 
@@ -42,7 +43,7 @@ class BodyFetcher:
     async def fetch(self, body_hash: bytes, source: NodeId, origin: NodeId) -> Body | None:
         """Return the body, or None if neither the source nor the provider gives it now."""
         for peer in dict.fromkeys((source, origin)):
-            if peer != self._ctx.node_id and await self._ask(peer, body_hash):
+            if peer != self._ctx.node_id and not is_guest(peer) and await self._ask(peer, body_hash):
                 return self._fetched.get(body_hash)
         return None
 

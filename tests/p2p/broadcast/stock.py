@@ -147,9 +147,13 @@ async def dial(host: Any, address: str) -> Any:
 
 
 @asynccontextmanager
-async def stock_gossip(key: PrivateKey, topic: str) -> AsyncIterator[tuple[Any, Any, Any]]:
+async def stock_gossip(
+    key: PrivateKey | None, topic: str, host: Any = None
+) -> AsyncIterator[tuple[Any, Any, Any]]:
     """Run py-libp2p's host with its GossipSub; yield host, pubsub and a subscription to `topic`."""
-    host = stock_host(key)
+    if host is None:
+        assert key is not None
+        host = stock_host(key)
     router = GossipSub(
         protocols=["/meshsub/1.2.0"], degree=6, degree_low=4, degree_high=12, heartbeat_interval=1
     )

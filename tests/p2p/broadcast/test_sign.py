@@ -5,11 +5,12 @@ from __future__ import annotations
 import coincurve
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.broadcast import Verdict, sign
-from p2p.broadcast.wire import Message, Rpc
+from p2p.broadcast.wire import Message, Rpc, encode_unsigned
 from p2p.identity import PrivateKey
 from p2p.identity import peer_id as peer_ids
 from tests.p2p.broadcast.oracle import ID, create_new_key_pair, signature_validator, to_libp2p
@@ -89,11 +90,24 @@ def test_the_second_signature_that_anyone_can_make_is_rejected() -> None:
     assert _seal().check(msgspec.structs.replace(message, signature=malleated)) is Verdict.REJECT
 
 
+def test_foreign_authors_sign_with_ed25519() -> None:
+    key = Ed25519PrivateKey.from_private_bytes(b"\x05" * 32)
+    author = bytes((0x00, 0x24, 0x08, 0x01, 0x12, 0x20)) + key.public_key().public_bytes_raw()
+    message = msgspec.structs.replace(_message(_seal()), author=author)
+    signature = key.sign(sign.SIGNING_PREFIX + encode_unsigned(message))
+    genuine = msgspec.structs.replace(message, signature=signature)
+    seal = _seal()
+    assert seal.check(genuine) is Verdict.ACCEPT
+    assert seal.check(msgspec.structs.replace(genuine, data=b"altered")) is Verdict.REJECT
+    assert seal.check(message) is Verdict.REJECT
+    assert sign.node_id_of_author(author) is None
+
+
 def test_authors_with_other_keys_are_nobodys_fault() -> None:
-    ed25519 = bytes((0x00, 0x24, 0x08, 0x01, 0x12, 0x20)) + b"\x05" * 32
-    message = msgspec.structs.replace(_message(_seal()), author=ed25519)
+    rsa = bytes((0x12, 0x20)) + b"\x05" * 32
+    message = msgspec.structs.replace(_message(_seal()), author=rsa)
     assert _seal().check(message) is Verdict.IGNORE
-    assert sign.node_id_of_author(ed25519) is None
+    assert sign.node_id_of_author(rsa) is None
 
 
 def test_keys_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from libp2p import new_host
-from libp2p.crypto.ed25519 import create_new_key_pair as new_ed25519
-from libp2p.crypto.secp256k1 import create_new_key_pair as new_secp256k1
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from multiaddr import Multiaddr
 from structlog.testing import capture_logs
@@ -124,26 +121,6 @@ async def test_another_version_is_a_clear_error_on_both_sides() -> None:
                 await a.connect(b.listen_addresses()[0])
             await eventually(lambda: any("the peer needs an update" in e.get("reason", "") for e in logs))
         await eventually(lambda: not len(a._sessions) and not len(b._sessions))
-
-
-@pytest.mark.parametrize("kind", ["secp256k1", "ed25519"])
-async def test_a_foreign_libp2p_node_is_dropped_with_a_reason(kind: str) -> None:
-    pair_ = new_secp256k1(os.urandom(32)) if kind == "secp256k1" else new_ed25519()
-    foreign = new_host(key_pair=pair_)
-    async with make().running() as a, foreign.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]):
-        address = str(foreign.get_addrs()[0])
-        with pytest.raises(
-            PeerUnreachable, match="no golem-p2p node" if kind == "secp256k1" else "secp256k1"
-        ):
-            await a.connect(address)
-        assert not a.peers()
-        with trio.move_on_after(1):
-            await foreign.connect(info_from_p2p_addr(Multiaddr(a.listen_addresses()[0])))
-        await eventually(lambda: not a.peers())
-        b = make()
-        async with b.running():
-            await connect(b, a)
-        await foreign.close()
 
 
 async def test_three_nodes_of_which_one_knows_only_the_middle_one() -> None:
