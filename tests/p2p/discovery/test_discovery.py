@@ -10,7 +10,7 @@ import trio
 from structlog.testing import capture_logs
 
 from p2p.codec import encode
-from p2p.discovery import DiscoverySettings, FilePeerStore, MemoryPeerStore
+from p2p.discovery import DiscoverySettings, FilePeerStore, MemoryPeerStore, PeerRecord
 from p2p.discovery.admission import HELLO_TIMEOUT
 from p2p.entropy import SeededEntropy
 from p2p.identity import NodeId
@@ -21,7 +21,7 @@ from p2p.testing.network import Link
 from p2p.testing.overlay import MemoryNetwork, MemoryOverlay
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from trio.testing import MockClock
@@ -245,11 +245,21 @@ async def test_own_address_among_the_bootstrap_does_no_harm(autojump_clock: Mock
         assert ids(a) == {node(2)}
 
 
+class Disk(FilePeerStore):
+    """The file, without the thread: virtual time does not wait for threads."""
+
+    async def load(self) -> Sequence[PeerRecord]:
+        return self._load()
+
+    async def save(self, records: Sequence[PeerRecord]) -> None:
+        self._save(tuple(records))
+
+
 async def test_a_node_that_was_away_for_a_week_finds_the_network_from_its_own_disk(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     """The bootstrap peer is gone for good, most of those it knew have gone too, and one is there again."""
-    world, store = World(), FilePeerStore(tmp_path / "peers.json")
+    world, store = World(), Disk(tmp_path / "peers.json")
     async with AsyncExitStack() as stack:
         for overlay in (world.overlay(2), *(world.overlay(n, 2) for n in (3, 4, 5, 6))):
             await stack.enter_async_context(overlay.running())
