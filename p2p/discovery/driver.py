@@ -142,7 +142,7 @@ class Discovery:
         self._aliases.shown(peer, hello.aliases, self._clock.utc_ns())
 
     def _take_in(self, peer: NodeId, hello: Hello) -> None:
-        self.policy.told(self._clock.monotonic(), peer, hello.addresses, hello.peers)
+        self.policy.told(self._clock.monotonic(), peer, hello.addresses, hello.peers, self._clock.utc_ns())
         self._news.set()
 
     # For the overlay.

@@ -1,7 +1,8 @@
 """The address book on disk: what earlier runs had proven, as one small JSON file.
 
 Losing it costs a node nothing but a slower start, so a file that cannot be read is set aside, with a warning,
-and the book starts empty. Only proven addresses are kept; `DiscoveryPolicy.load` decides what is too old.
+and the book starts empty. Only addresses that were proven, or told by peers of themselves, are kept;
+`DiscoveryPolicy.load` decides what is too old.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ _log = structlog.get_logger("p2p.discovery")
 
 
 class ProvenAddress(msgspec.Struct, frozen=True):
-    """An address where a session proved the node to be."""
+    """An address where a session proved the node to be, or where it said itself that it is."""
 
     address: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     """A multiaddr."""
     proven_ns: int
     """When, last; UTC nanoseconds."""
+    told: bool = False
+    """Whether it was not dialled, but told by the node itself in a session that proved who it is."""
 
 
 class PeerRecord(msgspec.Struct, frozen=True):

@@ -1,9 +1,10 @@
 """Whom to know and whom to dial: the address book and the decisions, without I/O.
 
 Bootstrap addresses are dialled again whenever their peer is not connected; others only until there are
-`target_peers`. What peers tell is a claim: it is bounded for each teller, evicted first, tried last, and
-becomes a fact when a dial proves it. `now` (monotonic seconds), `now_ns` (UTC) and the random generator are
-arguments. The driver (`p2p.discovery.driver`) does what `dials` and `refreshes` return and reports back.
+`target_peers`, and those that were met before come first of all. What peers tell is a claim: it is bounded for each
+teller, evicted first, tried last, and becomes a fact when a dial proves it. `now` (monotonic seconds), `now_ns`
+(UTC) and the random generator are arguments. The driver (`p2p.discovery.driver`) does what `dials` and `refreshes`
+return and reports back.
 """
 
 from __future__ import annotations
@@ -70,6 +71,10 @@ class KnownAddress(msgspec.Struct, frozen=True):
     """Who alone told of the node; empty if it was met, or told of itself."""
 
 
+def _same(a: Dial, b: Dial) -> bool:
+    return a.address == b.address or (a.expected is not None and a.expected == b.expected)
+
+
 class _Target:
     """Something to dial, and when it may be tried again."""
 
@@ -85,6 +90,9 @@ class _Address(_Target):
     def __init__(self) -> None:
         super().__init__()
         self.proven_ns = 0
+        """When a dial last found the node here; UTC."""
+        self.told_ns = 0
+        """When the node itself last said, in a session that proved who it is, that it is here; UTC."""
 
 
 class _Node:
@@ -195,12 +203,27 @@ class DiscoveryPolicy:
                 if not node.addresses and peer not in self._connected:
                     del self._book[peer]
 
-    def told(self, now: float, teller: NodeId, own: Iterable[str], others: Iterable[KnownPeer]) -> None:
-        """Take in what a peer says of itself and of others. Tellings in quick succession are not taken in."""
+    def told(
+        self,
+        now: float,
+        teller: NodeId,
+        own: Sequence[str],
+        others: Iterable[KnownPeer],
+        now_ns: int = 0,
+    ) -> None:
+        """Take in what a peer says of itself and of others. Tellings in quick succession are not taken in.
+
+        Args:
+            now_ns: UTC; by it is judged, in a later run, whether the peer's own addresses are still worth a try.
+        """
         if now - self._told_at.get(teller, -math.inf) < MIN_TELLING_INTERVAL:
             return
         self._told_at[teller] = now
         self._claim(teller, own, teller)
+        entered = self._book[teller].addresses if teller in self._book else {}
+        for address in own:
+            if address in entered:
+                entered[address].told_ns = now_ns
         for other in others:
             self._claim(NodeId(other.node_id), other.addresses, teller)
 
@@ -215,28 +238,48 @@ class DiscoveryPolicy:
     # What to do.
 
     def dials(self, now: float, chance: random.Random) -> list[Dial]:
-        """Return what to dial now; each has to be reported with `dialled` or `dial_failed`."""
-        chosen: list[Dial] = []
+        """Return what to dial now; each has to be reported with `dialled` or `dial_failed`.
+
+        Who was met before comes first, then the bootstrap list, then what was only told: a node that starts again
+        finds its way by itself, and spares those on everybody's list. One dial is left for the list all the same,
+        since a node that was away for long may know none but the gone.
+        """
         free = self._settings.parallel_dials - len(self._dialling)
-        for address, bootstrap in self._bootstrap.items():
-            if len(chosen) < free and bootstrap.due <= now and self._wanted(address, bootstrap.node):
-                chosen.append(Dial(address, bootstrap.node, bootstrap=True))
-        missing = self._settings.target_peers - len(self._connected) - len(self._dialling) - len(chosen)
-        room = min(free - len(chosen), missing)
-        if room > 0:
-            taken = {dial.address for dial in chosen}
-            ranked = sorted(
-                (not entry.proven_ns, entry.failures, chance.random(), address, peer)
-                for peer, address, entry in self._candidates()
-                if entry.due <= now and address not in taken
-            )
-            peers: set[NodeId] = set()
-            for *_, address, peer in ranked:
-                if len(peers) < room and peer not in peers:
-                    peers.add(peer)
-                    chosen.append(Dial(address, peer, bootstrap=False))
+        missing = self._settings.target_peers - len(self._connected) - len(self._dialling)
+        first = [
+            Dial(address, bootstrap.node, bootstrap=True)
+            for address, bootstrap in self._bootstrap.items()
+            if bootstrap.due <= now and self._wanted(address, bootstrap.node)
+        ]
+        met, others = self._ranked(now, chance) if missing > 0 and free > 0 else ([], [])
+        chosen = met[: max(min(missing, free - bool(first)), 0)]
+        for wave, room in ((first, free), (met, min(free, missing)), (others, min(free, missing))):
+            for dial in wave:
+                if len(chosen) < room and not any(_same(dial, other) for other in chosen):
+                    chosen.append(dial)
         self._dialling.update((dial.address, dial) for dial in chosen)
         return chosen
+
+    def _ranked(self, now: float, chance: random.Random) -> tuple[list[Dial], list[Dial]]:
+        """Return whom to dial, one address each, the likeliest first: those met where they were last, the others."""
+        ranked = sorted(
+            (
+                not (entry.proven_ns or entry.told_ns),
+                not entry.proven_ns,
+                entry.failures,
+                chance.random(),
+                address,
+                peer,
+            )
+            for peer, address, entry in self._candidates()
+            if entry.due <= now
+        )
+        met: dict[NodeId, Dial] = {}
+        others: dict[NodeId, Dial] = {}
+        for never_met, _, failures, _, address, peer in ranked:
+            if peer not in met and peer not in others:
+                (others if never_met or failures else met)[peer] = Dial(address, peer, bootstrap=False)
+        return list(met.values()), list(others.values())
 
     def refreshes(self, now: float, chance: random.Random) -> list[NodeId]:
         """Return the peers to exchange hello with now, and schedule their next exchange."""
@@ -307,21 +350,29 @@ class DiscoveryPolicy:
             node = self._enter(NodeId(record.node_id), None) if fresh else None
             for address in fresh[:MAX_ADDRESSES] if node else ():
                 assert node is not None
-                self._address(node, address.address).proven_ns = address.proven_ns
+                entry = self._address(node, address.address)
+                if address.told:
+                    entry.told_ns = address.proven_ns
+                else:
+                    entry.proven_ns = address.proven_ns
 
     def records(self) -> list[PeerRecord]:
-        """Return what is proven, to be kept for the next run."""
+        """Return what is proven, or told by peers of themselves, to be kept for the next run."""
         return [
             PeerRecord(
                 node_id=peer,
                 addresses=tuple(
-                    ProvenAddress(address=address, proven_ns=entry.proven_ns)
+                    ProvenAddress(
+                        address=address,
+                        proven_ns=entry.proven_ns or entry.told_ns,
+                        told=not entry.proven_ns,
+                    )
                     for address, entry in node.addresses.items()
-                    if entry.proven_ns
+                    if entry.proven_ns or entry.told_ns
                 ),
             )
             for peer, node in self._book.items()
-            if node.proven_ns()
+            if any(entry.proven_ns or entry.told_ns for entry in node.addresses.values())
         ]
 
     # Within.

@@ -224,6 +224,41 @@ async def test_the_address_book_outlives_the_bootstrap(autojump_clock: MockClock
             assert await ask(await b.open_stream(node(1), protocol), b"x") == b"x"
 
 
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize(("days", "finds"), [(7, True), (15, False)])
+async def test_a_node_that_was_away_finds_the_network_from_its_own_disk(
+    days: int, finds: bool, autojump_clock: MockClock
+) -> None:
+    """The bootstrap peer is gone for good, and of those it knew only three are where they were."""
+    world, store = World(), MemoryPeerStore()
+    settings = DiscoverySettings(target_peers=8)
+
+    def make(number: int, *bootstrap: int) -> MemoryOverlay:
+        return world.overlay(number, *bootstrap, settings=settings, store=store if number == 99 else None)
+
+    async with AsyncExitStack() as stack:
+        for number in range(1, 13):
+            await stack.enter_async_context(make(number, *([1] if number > 1 else [])).running())
+        away = await stack.enter_async_context(make(99, 1).running())
+        await eventually(lambda: len(away.peers()) >= 8, timeout=600)
+        met = sorted(ids(away) - {node(1)})
+    assert len(await store.load()) >= 8
+    await trio.sleep(days * DAY)
+    async with AsyncExitStack() as stack:
+        here = [int(peer, 16) for peer in met[:3]]
+        for number in (*here, *range(20, 28)):
+            await stack.enter_async_context(make(number, *([] if number == here[0] else [here[0]])).running())
+        await trio.sleep(60)
+        away = await stack.enter_async_context(make(99, 1).running())
+        if finds:
+            await eventually(lambda: len(away.peers()) >= 8, timeout=120)
+        else:  # what is older than two weeks is not believed any more
+            await trio.sleep(600)
+            assert not away.peers()
+
+
 async def test_streams_reach_a_peer_that_was_only_told_of(autojump_clock: MockClock) -> None:
     world = World()
     few = DiscoverySettings(target_peers=1)

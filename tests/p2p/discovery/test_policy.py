@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from p2p.clock import NANOSECONDS
 from p2p.discovery import DiscoveryPolicy, DiscoverySettings
 from p2p.discovery.messages import MAX_ADDRESSES, MAX_TOLD_PEERS, KnownPeer
-from p2p.discovery.policy import KnownAddress
+from p2p.discovery.peer_store import PeerRecord, ProvenAddress
+from p2p.discovery.policy import FORGET_UNPROVEN_AFTER, KnownAddress
 from p2p.identity import NodeId
 
 ME = NodeId("0x" + "0" * 40)
@@ -100,6 +101,28 @@ def test_told_peers_are_dialled_until_there_are_enough() -> None:
         book.dialled(1, dial.address, dial.expected)
         book.connected(0, dial.expected, chance)
     assert book.dials(0, chance) == []
+
+
+def test_who_was_met_before_comes_first_then_the_bootstrap_list() -> None:
+    one, chance = policy("/bootstrap", "/another")
+    one.load(
+        [
+            PeerRecord(node_id=node(n), addresses=(ProvenAddress(address=at(n), proven_ns=NANOSECONDS),))
+            for n in range(10, 16)
+        ],
+        NANOSECONDS,
+    )
+    one.told(0.0, node(9), [], [known(20)])
+    first = one.dials(0.0, chance)
+    assert [dial.bootstrap for dial in first] == [False, False, False, True]
+    assert all(dial.expected in {node(n) for n in range(10, 16)} for dial in first[:3])
+    for dial in first:
+        one.dial_failed(0.0, dial.address, chance)
+    second = one.dials(0.0, chance)
+    assert [dial.bootstrap for dial in second] == [False, False, False, True]
+    for dial in second:
+        one.dial_failed(0.0, dial.address, chance)
+    assert [dial.expected for dial in one.dials(0.0, chance)] == [node(20)]
 
 
 def test_what_is_proven_is_tried_before_what_is_told() -> None:
@@ -244,6 +267,22 @@ def test_refreshes_come_about_once_a_minute() -> None:
     assert book.refreshes(first, chance) == [node(1)]
     assert book.refreshes(first, chance) == []
     assert 45 <= book.next_event() - first <= 75
+
+
+def test_peers_that_dialled_us_are_remembered_where_they_said_to_be() -> None:
+    one, chance = policy()
+    one.told(0.0, node(9), [at(9)], [known(20)], now_ns=NANOSECONDS)
+    assert [record.node_id for record in one.records()] == [node(9)], "not those that it told of"
+    other, _ = policy("/bootstrap")
+    other.load(one.records(), 2 * NANOSECONDS)
+    assert [dial.expected for dial in other.dials(0.0, chance)] == [node(9), None]
+    assert other.records() == one.records()
+    for _ in range(FORGET_UNPROVEN_AFTER):
+        other.dial_failed(0.0, at(9), chance)
+    assert not other.records(), "a claim that does not hold is dropped all the same"
+    late, _ = policy()
+    late.load(one.records(), NANOSECONDS + 15 * 86_400 * NANOSECONDS)
+    assert not late.records()
 
 
 def test_records_survive_and_age() -> None:
