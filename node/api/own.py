@@ -14,6 +14,8 @@ import msgspec
 
 from node.api.web import ApiError, ApiRequest, Routes, answer, error, text
 from node.app_keys import AppKey, AppKeyError
+from node.netcheck import probe
+from node.netcheck.judge import summary
 from protocols.ground.money import MoneyError, format_amount, linear_price
 from protocols.ground.times import format_time
 from protocols.market.errors import MarketError
@@ -90,6 +92,7 @@ class _Own:
 
     async def status(self, request: ApiRequest) -> Response:
         node = self._node
+        level, line = summary(probe.glance(node.overlay, **probe.known_of(node)))
         return answer(
             {
                 "schema": "golem-p2p/status/1",
@@ -106,6 +109,7 @@ class _Own:
                     "joined": node.overlay.joined,
                     "listen": list(node.overlay.listen_addresses()),
                     "peers": len(node.overlay.peers()),
+                    "netcheck": {"level": level, "summary": line},
                 },
                 "market": await self._market(),
                 "activities": await node.activity.count_alive(),

@@ -15,7 +15,6 @@ import trio
 from node.api.own import PREFIX, owner_only
 from node.api.web import EventStream, Routes, answer, error
 from node.netcheck import probe
-from node.netcheck.facts import Directory
 from node.netcheck.judge import judge, worst
 from p2p import ping
 from p2p.identity import InvalidNodeId, parse_node_id
@@ -176,16 +175,8 @@ class _Net:
 
     async def check(self, request: ApiRequest) -> Response:
         node = self._node
-        facts = await probe.examine(
-            node.overlay,
-            listen=node.config["overlay.listen"],
-            bootstrap=node.config["overlay.bootstrap"],
-            joined=node.overlay.joined,
-            events=node.events,
-            verdict=node.reach.verdict if node.reach else None,
-            directory=Directory(node.directory.nodes, node.directory.published) if node.directory else None,
-            known=node.discovery.policy.size if node.discovery else None,
-        )
+        bootstrap = node.config["overlay.bootstrap"]
+        facts = await probe.examine(node.overlay, bootstrap=bootstrap, **probe.known_of(node))
         checks = judge(facts)
         return answer(
             {"schema": "golem-p2p/netcheck/1", "level": worst(checks), "facts": facts, "checks": checks}

@@ -53,13 +53,14 @@ def status(argv: Sequence[str]) -> int:
 
 def _show_status(s: dict[str, Any]) -> None:
     overlay, market, payment = s["overlay"], s["market"], s["payment"]
-    joined = f"{overlay['peers']} peers" if overlay["joined"] else "joining ..."
+    network = overlay["netcheck"]["summary"] if overlay["joined"] else "joining ..."
+    if overlay["joined"] and overlay["netcheck"]["level"] != "ok":
+        network += " (see golem-p2p netcheck)"
     say(f"{s['nodeId']}  {s['name']}")
     say(f"running    since {s['since']}, version {s['version']}, pid {s['pid']}")
     say(f"roles      {', '.join(s['roles'])}")
-    say(
-        f"overlay    {overlay['network']}: {joined}; listening on {', '.join(overlay['listen']) or 'nothing yet'}"
-    )
+    say(f"overlay    {overlay['network']}: {network}")
+    say(f"listening  {', '.join(overlay['listen']) or 'nowhere yet'}")
     say(f"REST       {s['api']}")
     say(
         f"market     {market['ownOffers']} own offers, {market['offers']} known,"

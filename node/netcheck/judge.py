@@ -55,6 +55,16 @@ def judge(facts: Facts) -> list[Check]:
     return checks
 
 
+def summary(facts: Facts) -> tuple[Level, str]:
+    """Return the outcome in a line, from what is known without looking: joined, peers, reach."""
+    checks = [_node(facts)]
+    if facts.running and facts.joined:
+        checks = [_peers(facts)]
+        if facts.verdict is not None:
+            checks.append(next(_reach(facts, facts.verdict)))
+    return worst(checks), "; ".join(check.says for check in checks)
+
+
 def worst(checks: Sequence[Check]) -> Level:
     """Return the worst level among some checks."""
     levels = {check.level for check in checks}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import trio
 
-from node.netcheck.facts import Bootstrap, Dropped, Facts, Listening
+from node.netcheck.facts import Bootstrap, Directory, Dropped, Facts, Listening
 from p2p.discovery import ThisNode
 from p2p.events import PeerDropped
 from p2p.multiaddr import InvalidMultiaddr, parse
@@ -16,7 +17,7 @@ from p2p.overlay import PeerUnreachable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from node.netcheck.facts import Directory
+    from node.app import Node
     from p2p.events import EventLog
     from p2p.overlay import Overlay
     from p2p.reach.verdict import Verdict
@@ -55,14 +56,35 @@ async def examine(
     if joined:
         listening = await knock(overlay.listen_addresses())
         first_peers = await dial(overlay, bootstrap)
+    facts = glance(
+        overlay,
+        listen=listen,
+        joined=joined,
+        events=events,
+        verdict=verdict,
+        directory=directory,
+        known=known,
+    )
+    return msgspec.structs.replace(facts, listening=tuple(listening), bootstrap=tuple(first_peers))
+
+
+def glance(
+    overlay: Overlay,
+    *,
+    listen: Sequence[str],
+    joined: bool,
+    events: EventLog,
+    verdict: Verdict | None = None,
+    directory: Directory | None = None,
+    known: int | None = None,
+) -> Facts:
+    """Return what is known of a running node without looking; see `examine`."""
     peers = overlay.peers()
     return Facts(
         network=overlay.network,
         listen=tuple(listen),
         running=True,
         joined=joined,
-        listening=tuple(listening),
-        bootstrap=tuple(first_peers),
         peers_in=sum(peer.direction == "in" for peer in peers),
         peers_out=sum(peer.direction == "out" for peer in peers),
         peers_relayed=sum(peer.path == "relayed" for peer in peers),
@@ -72,6 +94,18 @@ async def examine(
         directory=directory,
         dropped=tuple(dropped(events)),
     )
+
+
+def known_of(node: Node) -> dict[str, Any]:
+    """Return what a netcheck is given of a node."""
+    return {
+        "listen": node.config["overlay.listen"],
+        "joined": node.overlay.joined,
+        "events": node.events,
+        "verdict": node.reach.verdict if node.reach else None,
+        "directory": Directory(node.directory.nodes, node.directory.published) if node.directory else None,
+        "known": node.discovery.policy.size if node.discovery else None,
+    }
 
 
 async def dial(overlay: Overlay, addresses: Sequence[str]) -> list[Bootstrap]:

@@ -175,10 +175,12 @@ def test_what_status_says(run: Run, house: House) -> None:
     assert document["roles"] == ["requestor"]
     assert document["overlay"]["joined"] is True
     assert document["overlay"]["listen"]
+    assert document["overlay"]["netcheck"]["summary"].startswith("0 peers")
     assert document["problems"] == []
     lines = run("status", "--data-dir", house.folder).out.splitlines()
     assert len(lines) <= 25
     assert lines[0].startswith(house.node_id)
+    assert any(line.startswith("overlay    devnet: 0 peers") and "netcheck" in line for line in lines)
 
 
 def test_secrets_are_not_shown(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

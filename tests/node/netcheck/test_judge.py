@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from node.netcheck.facts import Bootstrap, Directory, Dropped, Facts, Listening
-from node.netcheck.judge import Check, judge, worst
+from node.netcheck.judge import Check, judge, summary, worst
 from p2p.events import Refusal
 from p2p.reach.judge import DialBack, Sighting
 from p2p.reach.judge import Facts as ReachFacts
@@ -165,6 +165,21 @@ def test_a_devnet_needs_no_reach() -> None:
         Facts("devnet", ("/ip4/127.0.0.1/tcp/0",), running=True, joined=True, listening=(Listening(HERE),))
     )
     assert worst(alone) == "warn"
+
+
+def test_the_outcome_in_a_line() -> None:
+    assert summary(GOOD) == (
+        "ok",
+        "9 peers: 5 dialled, 4 came in; 40 nodes in the address book; public: others can dial this node",
+    )
+    for changes, expected in (
+        ({"joined": False}, ("warn", "running, but has not joined main yet")),
+        ({"peers_in": 0, "peers_out": 0, "known": None, "verdict": None}, ("fail", "0 peers: 0 dialled, 0 came in")),
+        ({"verdict": msgspec.structs.replace(UNKNOWN, state="unreachable"), "known": None}, (
+            "fail", "9 peers: 5 dialled, 4 came in; not reachable: only peers that this node dials itself"
+        )),
+    ):  # fmt: skip
+        assert summary(msgspec.structs.replace(GOOD, **changes)) == expected
 
 
 @pytest.mark.parametrize("why", get_args(Refusal))
