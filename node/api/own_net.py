@@ -22,7 +22,7 @@ from p2p.overlay import OverlayError, PeerUnreachable
 from protocols.ground.times import format_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from starlette.responses import Response
 
@@ -52,6 +52,10 @@ class NodeDirectory(Protocol):
     @property
     def published(self) -> bool:
         """Return whether this node's own addresses are in it."""
+        ...
+
+    def figures(self) -> Mapping[str, int]:
+        """Return `nodes`, and how often what happened since the start, to be counted."""
         ...
 
     async def look_up(self, node: NodeId) -> Sequence[str]:

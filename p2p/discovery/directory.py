@@ -24,7 +24,7 @@ from p2p.identity import InvalidNodeId, NodeId, parse_node_id
 from p2p.identity.peer_id import peer_id_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from p2p.clock import Clock
     from p2p.discovery.driver import Discovery
@@ -130,6 +130,10 @@ class Directory:
     def published(self) -> bool:
         """Return whether somebody keeps our record, as far as was heard when it was last handed out."""
         return self._keepers > 0
+
+    def figures(self) -> Mapping[str, int]:
+        """Return `nodes`, and how often what happened since the start, to be counted."""
+        return {"nodes": self.nodes, **self.kademlia.counters, **self.counters}
 
     async def find(self, node: NodeId) -> Sequence[str]:
         """Return where `node` may be dialled: what the address book has, or else what the network says."""

@@ -84,6 +84,8 @@ def test_the_network_is_seen(network: LocalNetwork, requestor: Node) -> None:
     peers = sum(value for (name, *_), value in seen.items() if name == "golem_p2p_peers")
     assert peers == 2
     assert seen["golem_p2p_rest_requests_total", "/golem-p2p/v1/net", "POST", "200"] >= 4
+    assert seen["golem_p2p_traffic_bytes_total", "gossip", "out"] > 0
+    assert seen["golem_p2p_known_nodes",] == 2
     assert not any(who in str(key) for key in seen for who in everyone)
 
     network_stop(network, second)

@@ -57,7 +57,12 @@ async def test_nodes_in_a_row_find_each_other_by_their_ids(monkeypatch: pytest.M
             overlay.discovery.policy._book.clear()
         await a.disconnect(d.node_id)
         protocol = serve(d, "echo", echo)
+        before = in_a.figures()
         assert set(await in_a.look_up(d.node_id)) == set(d.listen_addresses())
+        after = in_a.figures()
+        assert after["found"] == before.get("found", 0) + 1
+        assert after["lookups"] > before.get("lookups", 0)
+        assert after["nodes"] == in_a.nodes
         a.discovery.policy._book.clear()
         stream = await a.open_stream(d.node_id, protocol)
         assert stream.peer == d.node_id
