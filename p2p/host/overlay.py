@@ -365,7 +365,10 @@ class LibP2POverlay:
             found = [address for address in await self.find_addresses(peer) if address not in known]
             if found:
                 return await self._admitted_at(found, peer)
-            reasons.append("the directory has no other address")
+            if known:
+                reasons.append("the directory has no other address")
+            else:
+                reasons.append("no address of it is known here, nor in the directory")
         elif not known:
             reasons.append("no address of it is known: it was never dialled, nor told by a peer")
         raise PeerUnreachable(f"{peer} cannot be reached: {'; '.join(reasons)}")

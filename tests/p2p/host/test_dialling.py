@@ -93,7 +93,7 @@ async def test_a_directory_is_asked_when_nothing_known_works() -> None:
             assert await ask(await a.open_stream(b.node_id, protocol), b"x") == b"x"
         assert asked == [b.node_id]
         stranger = NodeId("0x" + "11" * 20)
-        with pytest.raises(PeerUnreachable, match="the directory has no other address"):
+        with pytest.raises(PeerUnreachable, match="nor in the directory"):
             await a.open_stream(stranger, protocol)
         assert asked == [b.node_id, stranger]
 
