@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TESTED := $(VENV)/.examples
 
-.PHONY: help setup run test check interop bench contracts wasm clean
+.PHONY: help setup run test check interop bench natlab contracts wasm clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -45,6 +45,9 @@ check: $(STAMP) ## lint, format, types, dependency rules
 interop: $(STAMP) ## talk with js-, go- and rust-libp2p, each where its toolchain is (needs npm, Go, Cargo and their registries)
 	@$(BIN)/python -m tests.interop.prepare
 	@$(BIN)/python -m pytest tests/interop
+
+natlab: $(STAMP) ## the NAT matrix with real packets; as root (Debian: apt-get install iproute2 nftables)
+	@GOLEM_P2P_NATLAB=strict $(BIN)/python -m pytest -q tests/p2p/reach/test_nat_matrix.py
 
 contracts: ## compile the embedded chain's contracts again (the JSON files are committed)
 	@test -x .venv-contracts/bin/vyper || { $(PYTHON) -m venv .venv-contracts && .venv-contracts/bin/python -m pip install --quiet vyper==0.4.3; }

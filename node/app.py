@@ -319,6 +319,7 @@ async def _session(node: Node, owner_token: str, key: str) -> Session | None:
 async def _join_overlay(node: Node) -> None:
     """Load libp2p and be part of the network until cancelled."""
     from p2p import host
+    from p2p.reach.service import ReachService, ReachSettings
 
     await host.prepare()
     # Loading cannot be interrupted; and an overlay that is begun when the node is already stopping does not end.
@@ -344,8 +345,23 @@ async def _join_overlay(node: Node) -> None:
     )
     node.overlay.attach(overlay)
     node.discovery, node.host_figures = overlay.discovery, overlay.figures
+    reach = ReachService(
+        overlay.reach_host,
+        clock=node.clock,
+        entropy=node.entropy,
+        settings=ReachSettings(
+            relay_client=config["overlay.relay-client"],
+            relay_server=config["overlay.relay-server"],
+            hole_punching=config["overlay.hole-punching"],
+            port_mapping=config["overlay.port-mapping"],
+        ),
+    )
+    overlay.dial_relayed = reach.open_circuit
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(overlay.running())
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(reach.run)
+        node.reach = reach
         if config["overlay.dht"]:
             node.directory = await _join_directory(node, overlay, stack)
         node.overlay.set_joined()

@@ -77,6 +77,16 @@ def _deny(text: str) -> tuple[str, ...]:
     return deny
 
 
+def _volunteer(text: str) -> str:
+    lowered = text.strip().lower()
+    if lowered == "auto":
+        return lowered
+    try:
+        return "on" if _flag(lowered) else "off"
+    except ValueError:
+        raise ValueError("expected auto, true or false") from None
+
+
 def _word(text: str) -> str:
     if not text or len(text) > 64 or not all(c.isalnum() or c in "-_." for c in text):
         raise ValueError("expected a short word of letters, digits, '-', '_' and '.'")
@@ -153,6 +163,34 @@ OPTIONS = (
         _flag,
         "Find nodes by their NodeId, and be found, through the directory that all nodes keep together.",
         ("GOLEM_P2P_DHT",),
+    ),
+    Option(
+        "overlay.relay-client",
+        True,
+        _flag,
+        "Keep places at relays while others cannot dial this node.",
+        ("GOLEM_P2P_RELAY_CLIENT",),
+    ),
+    Option(
+        "overlay.relay-server",
+        "auto",
+        _volunteer,
+        "Relay for others: true, false, or auto for while others can dial this node.",
+        ("GOLEM_P2P_RELAY_SERVER",),
+    ),
+    Option(
+        "overlay.hole-punching",
+        True,
+        _flag,
+        "Make relayed sessions direct where the NATs allow it.",
+        ("GOLEM_P2P_HOLE_PUNCHING",),
+    ),
+    Option(
+        "overlay.port-mapping",
+        False,
+        _flag,
+        "Ask the router to forward the port, by NAT-PMP, PCP or UPnP.",
+        ("GOLEM_P2P_PORT_MAPPING",),
     ),
     Option(
         "overlay.mdns",

@@ -46,6 +46,7 @@ class Sessions(Generic[S]):
         self._entries: dict[S, _Entry] = {}
         self._admitted: dict[str, list[S]] = {}
         self._listeners: dict[object, tuple[Callable[[PeerChange], None], bool]] = {}
+        self._watchers: dict[object, Callable[[], None]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -72,6 +73,7 @@ class Sessions(Generic[S]):
         peer = entry.info.node_id
         first = peer not in self._admitted
         self._admitted.setdefault(peer, []).append(session)
+        self._tell_watchers()
         if first:
             self._report(PeerConnected(peer, entry.info.address, entry.info.direction, entry.info.path))
             self._tell(PeerChange(node_id=peer, connected=True))
@@ -90,6 +92,7 @@ class Sessions(Generic[S]):
             peer = entry.info.node_id
             left = self._admitted[peer]
             left.remove(session)
+            self._tell_watchers()
             if not left:
                 del self._admitted[peer]
                 self._report(PeerDisconnected(peer, reason))
@@ -140,6 +143,20 @@ class Sessions(Generic[S]):
             self._listeners.pop(key, None)
 
         return stop
+
+    def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
+        """Call `watcher` after every admission and every end of an admitted session; returns how to stop."""
+        key = object()
+        self._watchers[key] = watcher
+
+        def stop() -> None:
+            self._watchers.pop(key, None)
+
+        return stop
+
+    def _tell_watchers(self) -> None:
+        for watcher in list(self._watchers.values()):
+            watcher()
 
     def _best(self, sessions: list[S]) -> S:
         direct = (s for s in reversed(sessions) if self._entries[s].info.path == "direct")

@@ -37,6 +37,8 @@ async def check_free(place: TcpAddress) -> None:
     family = trio.socket.AF_INET6 if place.kind == "ip6" else trio.socket.AF_INET
     with trio.socket.socket(family, trio.socket.SOCK_STREAM) as probe:
         probe.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
+        if place.kind == "ip6":  # as the listener itself: IPv4 may have the same port
+            probe.setsockopt(trio.socket.IPPROTO_IPV6, trio.socket.IPV6_V6ONLY, 1)
         try:
             await probe.bind((place.host, place.port))
         except OSError as error:

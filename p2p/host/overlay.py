@@ -30,6 +30,7 @@ from p2p.host.limits import Gate, HostLimits
 from p2p.host.listening import allow_descriptors, check_free, concrete
 from p2p.host.mdns import announce_and_listen
 from p2p.host.observations import Observation, Observations
+from p2p.host.reach import HostReach
 from p2p.host.sessions import NEGOTIATION_TIMEOUT, HostSession, Path
 from p2p.host.swarm import make_host
 from p2p.host.tcp import Place, accept_forever, listen, resolve
@@ -126,6 +127,7 @@ class LibP2POverlay:
         self._sources: list[Place] = []
         self._sessions: Sessions[HostSession] = Sessions(report or unreported)
         self._handlers: dict[str, tuple[StreamHandler, bool]] = {}
+        self._early: set[str] = set()
         self._dialling = OneAtATime()
         self._nursery: trio.Nursery | None = None
         self._host = make_host(key)
@@ -183,6 +185,18 @@ class LibP2POverlay:
             report=report or logged,
             welcome=self._welcome,
         )
+        self.reach_host = HostReach(
+            self,
+            key,
+            sessions=self._sessions,
+            entrance=self._entrance,
+            door=self._door,
+            gate=self._gate,
+            sources=self._sources,
+            source_for=self._source_for,
+            early=self._early,
+        )
+        """The overlay as `p2p.reach` sees it."""
 
     def __repr__(self) -> str:
         return f"<LibP2POverlay {self._node_id} on {self._network}, {len(self._sessions)} sessions>"
@@ -216,6 +230,10 @@ class LibP2POverlay:
                 finding.cancel()
                 await self._say_goodbye()
                 nursery.cancel_scope.cancel()
+
+    def interface_addresses(self) -> Sequence[str]:
+        """Return where this node listens itself: what `listen_addresses` has beside what is announced."""
+        return self._listening
 
     def listen_addresses(self) -> Sequence[str]:
         return (*self._announced, *self._listening)
@@ -274,6 +292,11 @@ class LibP2POverlay:
     def serve(self, protocol: str, handler: StreamHandler, *, guests: bool = False) -> None:
         self._handlers[protocol] = handler, guests
         self._host.advertise(protocol)
+
+    def withdraw(self, protocol: str) -> None:
+        """Serve a protocol no longer; streams that are open go on."""
+        self._handlers.pop(protocol, None)
+        self._host.withdraw(protocol)
 
     def subscribe_peers(
         self, listener: Callable[[PeerChange], None], *, guests: bool = False
@@ -514,7 +537,9 @@ class LibP2POverlay:
             handler: StreamHandler = functools.partial(self._door.answer, session)
         elif protocol in self._handlers:
             handler, for_guests = self._handlers[protocol]
-            if not await self._sessions.admission(session) or (is_guest(session.peer) and not for_guests):
+            if protocol not in self._early and (
+                not await self._sessions.admission(session) or (is_guest(session.peer) and not for_guests)
+            ):
                 stream.reset()
                 return
         else:

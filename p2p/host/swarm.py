@@ -90,6 +90,10 @@ class OverlayHost(BasicHost):  # type: ignore[misc] # no type information upstre
         """Have identify tell of a protocol that the overlay serves."""
         self.multiselect.handlers.setdefault(protocol, None)
 
+    def withdraw(self, protocol: str) -> None:
+        """Have identify no longer tell of a protocol."""
+        self.multiselect.handlers.pop(protocol, None)
+
     def set_addresses(self, addresses: Sequence[str]) -> None:
         """Have identify tell where this node can be reached; multiaddrs that end in its PeerId."""
         self._addresses = [Multiaddr(address) for address in addresses]

@@ -88,17 +88,20 @@ async def accept_forever(
             nursery.start_soon(serve, stream)
 
 
-async def dial(place: Place, source: Place | None = None) -> trio.SocketStream:
+async def dial(
+    place: Place, source: Place | None = None, *, only_from_there: bool = False
+) -> trio.SocketStream:
     """Connect to `place`. Raises OSError.
 
     Args:
         source: the local end to use if it can be shared; for one that cannot, any free one is taken.
+        only_from_there: to fail in that case: another port is of no use to a hole punch.
     """
     if source is not None and source.version == place.version and source != place:
         try:
             return await _dial(place, source)
         except OSError as error:
-            if error.errno not in _NOT_SHARED:
+            if only_from_there or error.errno not in _NOT_SHARED:
                 raise
     return await _dial(place, None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 import trio
@@ -31,6 +31,12 @@ RETRY_PAUSE = 0.05
 MAX_AT_ONCE = 16
 """Peers with whom this node punches at the same time."""
 
+MAX_REMEMBERED = 128
+"""Peers of whom it is known how the last attempt went."""
+
+Outcome = Literal["dialled", "punched", "relayed"]
+"""How a relayed session that a peer made went on: a plain dial of the peer worked, a hole did, or neither."""
+
 _log = structlog.get_logger("p2p.reach")
 
 
@@ -45,6 +51,8 @@ class Puncher:
         self._host = host
         self._addresses = addresses
         self._clock = clock
+        self.outcomes: dict[str, Outcome] = {}
+        """By peer; the latest of at most `MAX_REMEMBERED`."""
         self._seen: set[Link] = set()
         self._busy: set[str] = set()
         self._nursery: trio.Nursery | None = None
@@ -89,15 +97,21 @@ class Puncher:
 
     async def _upgrade(self, link: Link) -> None:
         self._seen.add(link)
+        outcome: Outcome = "relayed"
         try:
-            if await self._unilateral(link) or await self._ask(link):
-                _log.info("a relayed session became direct", peer=link.peer)
-            else:
-                _log.info("no hole could be punched; the session stays relayed", peer=link.peer)
+            if await self._unilateral(link):
+                outcome = "dialled"
+            elif await self._ask(link):
+                outcome = "punched"
         except (OverlayError, WireError, trio.TooSlowError) as error:
             _log.debug("hole punching came to nothing", peer=link.peer, error=str(error))
         finally:
             self._busy.discard(link.peer)
+        _log.info("a session through a relay was tried to be made direct", peer=link.peer, outcome=outcome)
+        self.outcomes.pop(link.peer, None)
+        self.outcomes[link.peer] = outcome
+        if len(self.outcomes) > MAX_REMEMBERED:
+            del self.outcomes[next(iter(self.outcomes))]
 
     async def _unilateral(self, link: Link) -> bool:
         """Dial the peer where it says that it listens, in case it can be dialled."""

@@ -112,26 +112,25 @@ class RelayClient:
                 with trio.move_on_after(max(self._choice.next_event() - now, 0.001)):
                     await self._news.wait()
 
-    async def dial(self, address: str) -> Link:
-        """Make a link through a relay.
+    async def open_circuit(self, address: str) -> circuit.CircuitStream:
+        """Return a byte stream through a relay, on which a session has to be made.
 
         Args:
             address: `<where the relay is>/p2p/<relay>/p2p-circuit/p2p/<target>`.
 
         Raises:
-            OverlayError: the relay cannot be reached, or does not reach the target, or that is somebody else.
+            OverlayError: the relay cannot be reached, or does not reach the target.
         """
         relay_address, relay, target = split(address)
+        if target in (relay, self._host.peer_id):
+            raise PeerUnreachable(f"{target} is not reached through {relay}")
         link = self._link_with(relay)
         if link is None:
             await self._host.connect(relay_address)
             link = self._link_with(relay)
             if link is None:
                 raise PeerUnreachable(f"the relay {relay} hung up")
-        stream = await circuit.dial(link, target)
-        return await self._host.establish(
-            stream, initiator=True, address=_through(link), expected=target, path="relayed"
-        )
+        return await circuit.dial(link, target)
 
     # Reserving.
 

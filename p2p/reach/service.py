@@ -29,11 +29,13 @@ from p2p.reach.relay_wire import HOP
 from p2p.reach.verdict import UNKNOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from p2p.clock import Clock
     from p2p.entropy import Entropy
+    from p2p.reach.circuit import CircuitStream
     from p2p.reach.host import Link, ReachHost
+    from p2p.reach.puncher import Outcome
     from p2p.reach.verdict import PortMapping, Verdict
 
 IDENTIFY_TIMEOUT = 15.0
@@ -137,9 +139,14 @@ class ReachService:
         await self._checked.wait()
         return self._verdict
 
-    async def dial(self, address: str) -> Link:
-        """Make a link through a relay; see `RelayClient.dial`."""
-        return await self.relays.dial(address)
+    async def open_circuit(self, address: str) -> CircuitStream:
+        """Return a byte stream through a relay; see `RelayClient.open_circuit`."""
+        return await self.relays.open_circuit(address)
+
+    @property
+    def punched(self) -> Mapping[str, Outcome]:
+        """Return how relayed sessions that peers made have gone on, by peer."""
+        return self._puncher.outcomes
 
     def mapped(self, mappings: Sequence[PortMapping]) -> None:
         """Say which ports the router forwards now."""

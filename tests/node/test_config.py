@@ -63,3 +63,13 @@ def test_secrets_are_not_shown_in_errors(tmp_path: Path) -> None:
 def test_plugins_have_their_own_sections(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('[protocols.hello]\ngreeting = "hi"\n')
     assert load(tmp_path, environ={}).section("hello") == {"greeting": "hi"}
+
+
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("true", "on"), ("OFF", "off"), ("0", "off")])
+def test_relaying_is_on_off_or_up_to_the_node(tmp_path: Path, text: str, value: str) -> None:
+    assert load(tmp_path, {"overlay.relay-server": text}, environ={})["overlay.relay-server"] == value
+
+
+def test_what_is_neither_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected auto, true or false"):
+        load(tmp_path, {"overlay.relay-server": "perhaps"}, environ={})

@@ -34,7 +34,7 @@ from p2p.reach.relay_wire import (
     sign_voucher,
 )
 from p2p.session import HandshakeFailed
-from tests.p2p.reach.world import MemoryHost, World, world
+from tests.p2p.reach.world import MemoryHost, MemoryLink, World, world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -77,6 +77,14 @@ class Scene:
         self.client.know([self.target.link_with(self.relay)])
         await self.world.until(lambda: self.client.relays)
 
+    async def dial(self, address: str) -> MemoryLink:
+        """Make a session through a relay, as the host's dialler does."""
+        stream = await self.dialler.open_circuit(address)
+        target = split(address)[2]
+        return await self.caller.establish(
+            stream, initiator=True, address=address, expected=target, path="relayed"
+        )
+
     @property
     def circuit_address(self) -> str:
         return self.client.addresses[0]
@@ -103,7 +111,7 @@ async def test_a_place_is_kept_and_announced(autojump_clock: Any) -> None:
 
 async def test_a_circuit_carries_a_session_between_two_that_cannot_be_dialled(autojump_clock: Any) -> None:
     async with scene() as s:
-        link = await s.dialler.dial(s.circuit_address)
+        link = await s.dial(s.circuit_address)
         assert (link.peer, link.path, link.direction) == (s.target.node_id, "relayed", "out")
         await s.world.until(lambda: len(s.target.links()) == 2)  # its end is made half a round trip later
         theirs = s.target.link_with(s.caller, "relayed")
@@ -134,7 +142,7 @@ async def test_places_are_refreshed_for_as_long_as_they_are_wanted(autojump_cloc
         await trio.sleep(1000)
         assert len(s.client.relays) == 1
         assert s.client.relays[0].expires_ns > s.world.clock.utc_ns()
-        await s.dialler.dial(s.circuit_address)
+        await s.dial(s.circuit_address)
         s.client.want(0)
         assert s.client.relays == ()
         await trio.sleep(200)
@@ -147,7 +155,7 @@ async def test_without_a_place_nobody_is_reached(autojump_clock: Any) -> None:
         await s.world.connect(s.target, s.relay)
         address = f"{s.relay.full_address}/p2p-circuit/p2p/{s.target.peer_id}"
         with pytest.raises(PeerUnreachable, match="NO_RESERVATION"):
-            await s.dialler.dial(address)
+            await s.dial(address)
 
 
 async def test_a_place_ends_when_its_peer_goes(autojump_clock: Any) -> None:
@@ -174,7 +182,7 @@ async def test_a_relay_that_stops_gives_no_new_places(autojump_clock: Any) -> No
 
 async def test_a_circuit_ends_at_its_limits(autojump_clock: Any) -> None:
     async with scene(RelayLimits(circuit_bytes=20_000, circuit_seconds=100)) as s:
-        link = await s.dialler.dial(s.circuit_address)
+        link = await s.dial(s.circuit_address)
         stream = await link.open_stream(ECHO)
         await stream.send_all(bytes(10_000))
         assert await stream.receive_some()
@@ -189,7 +197,7 @@ async def test_a_circuit_ends_at_its_limits(autojump_clock: Any) -> None:
         await s.world.until(lambda: link.closed)
 
         began = trio.current_time()
-        link = await s.dialler.dial(s.circuit_address)
+        link = await s.dial(s.circuit_address)
         await s.world.until(lambda: link.closed, 200)
         assert 100 <= trio.current_time() - began < 105
         assert s.server.ledger.circuits == 0
@@ -197,7 +205,7 @@ async def test_a_circuit_ends_at_its_limits(autojump_clock: Any) -> None:
 
 async def test_all_circuits_share_a_rate(autojump_clock: Any) -> None:
     async with scene(RelayLimits(bytes_per_second=100_000)) as s:
-        link = await s.dialler.dial(s.circuit_address)
+        link = await s.dial(s.circuit_address)
         stream = await link.open_stream(ECHO)
         began, received = trio.current_time(), 0
 
@@ -242,7 +250,7 @@ async def test_the_relay_cannot_pass_another_off_as_the_target(autojump_clock: A
 
         liar.serve(HOP, lie)
         with pytest.raises(HandshakeFailed, match="was expected and"):
-            await s.dialler.dial(f"{liar.full_address}/p2p-circuit/p2p/{s.target.peer_id}")
+            await s.dial(f"{liar.full_address}/p2p-circuit/p2p/{s.target.peer_id}")
         assert not [link for link in s.caller.links() if link.path == "relayed"]
 
 
