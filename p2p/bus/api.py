@@ -105,7 +105,8 @@ class Caller(msgspec.Struct, frozen=True):
     """Who calls: a fact established by the transport, never a field that the caller fills in."""
 
     node_id: str
-    """NodeId of the calling node: proven by the session, or our own for local callers."""
+    """NodeId of the calling node, or of the one of its identities that acts: proven by the session, or our own
+    for local callers."""
     local: bool
     """True when the call comes from this node's own process or through its unix door."""
     child: str = ""
@@ -168,20 +169,26 @@ class Bus(Protocol):
         """
         ...
 
-    async def call(self, address: str, body: bytes, *, timeout: float = DEFAULT_TIMEOUT) -> bytes:
+    async def call(
+        self, address: str, body: bytes, *, timeout: float = DEFAULT_TIMEOUT, acting: str = ""
+    ) -> bytes:
         """Call one method and return the answer's body. Raises BusError.
 
         Cancelling, or the timeout, cancels the handler at the far end too.
+
+        Args:
+            acting: which of the node's identities calls, as `Caller.node_id` of the service; empty for its main
+                one. A peer has to have been shown that the node speaks for it.
         """
         ...
 
     def stream(
-        self, address: str, body: bytes, *, timeout: float | None = None
+        self, address: str, body: bytes, *, timeout: float | None = None, acting: str = ""
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Make a streaming call: `async with bus.stream(...) as items: async for item in items`.
 
         Back-pressured: the service waits while the caller does not read. Leaving the block cancels it.
-        `timeout` bounds the whole call; None means as long as it lasts.
+        `timeout` bounds the whole call; None means as long as it lasts. `acting` is as for `call`.
         """
         ...
 
@@ -259,18 +266,25 @@ class Service:
 
 
 async def ask(
-    bus: Bus, prefix: str, request: msgspec.Struct, reply: type[Reply], *, timeout: float = DEFAULT_TIMEOUT
+    bus: Bus,
+    prefix: str,
+    request: msgspec.Struct,
+    reply: type[Reply],
+    *,
+    timeout: float = DEFAULT_TIMEOUT,
+    acting: str = "",
 ) -> Reply:
     """Call the method named after `request` below `prefix`, and decode the answer as `reply`.
 
     Raises:
         BusError: see the tree above; BadContent if the answer is not a `reply`.
     """
-    body = await bus.call(f"{prefix}/{type(request).__name__}", codec.encode(request), timeout=timeout)
+    address = f"{prefix}/{type(request).__name__}"
+    body = await bus.call(address, codec.encode(request), timeout=timeout, acting=acting)
     try:
         return codec.decode(body, reply)
     except codec.CodecError as error:
-        raise BadContent(f"{prefix}/{type(request).__name__} answered with {error}") from error
+        raise BadContent(f"{address} answered with {error}") from error
 
 
 def net_address(node_id: str, service: str) -> str:

@@ -120,17 +120,20 @@ class DoorBus:
             served.close()
             raise
 
-    async def call(self, address: str, body: bytes, *, timeout: float = DEFAULT_TIMEOUT) -> bytes:
+    async def call(
+        self, address: str, body: bytes, *, timeout: float = DEFAULT_TIMEOUT, acting: str = ""
+    ) -> bytes:
         check_size(body, f"the request to {address}")
-        return await self._line.call(address, body, deadline=trio.current_time() + max(timeout, 0.0))
+        deadline = trio.current_time() + max(timeout, 0.0)
+        return await self._line.call(address, body, deadline=deadline, acting=acting)
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, address: str, body: bytes, *, timeout: float | None = None
+        self, address: str, body: bytes, *, timeout: float | None = None, acting: str = ""
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         check_size(body, f"the request to {address}")
         deadline = math.inf if timeout is None else trio.current_time() + max(timeout, 0.0)
-        async with self._line.stream(address, body, deadline=deadline) as items:
+        async with self._line.stream(address, body, deadline=deadline, acting=acting) as items:
             yield Items(items, address, deadline)
 
     def publish(self, topic: str, body: bytes) -> None:

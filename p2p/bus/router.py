@@ -32,7 +32,7 @@ from p2p.bus.topics import Topics
 from p2p.metrics import Calls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Collection
     from contextlib import AbstractAsyncContextManager
 
     from p2p.bus.api import Endpoint, Registration
@@ -76,10 +76,12 @@ class LocalBus:
 
     Args:
         node_id: who the node is.
+        aliases: returns its further identities, of which callers may choose one and which are called as it is.
     """
 
-    def __init__(self, node_id: str) -> None:
+    def __init__(self, node_id: str, *, aliases: Callable[[], Collection[str]] = tuple) -> None:
         self.node_id = node_id
+        self._aliases = aliases
         self._own = Caller(node_id=node_id, local=True)
         self._endpoints = Endpoints()
         self._topics = Topics()
@@ -99,13 +101,23 @@ class LocalBus:
     ) -> Registration:
         return self._endpoints.register(prefix, endpoint, allow)
 
-    async def call(self, address: str, body: bytes, *, timeout: float = DEFAULT_TIMEOUT) -> bytes:
-        return await self.call_as(self._own, address, body, timeout=timeout)
+    async def call(
+        self, address: str, body: bytes, *, timeout: float = DEFAULT_TIMEOUT, acting: str = ""
+    ) -> bytes:
+        return await self.call_as(self.own_caller(acting), address, body, timeout=timeout)
 
     def stream(
-        self, address: str, body: bytes, *, timeout: float | None = None
+        self, address: str, body: bytes, *, timeout: float | None = None, acting: str = ""
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        return self.stream_as(self._own, address, body, timeout=timeout)
+        return self.stream_as(self.own_caller(acting), address, body, timeout=timeout)
+
+    def own_caller(self, acting: str = "") -> Caller:
+        """Return the node as a caller. Raises RemoteError `forbidden` if `acting` is no identity of it."""
+        if not acting or acting == self.node_id:
+            return self._own
+        if acting not in self._aliases():
+            raise RemoteError("forbidden", f"{acting} is no identity of this node, {self.node_id}")
+        return Caller(node_id=acting, local=True)
 
     def publish(self, topic: str, body: bytes) -> None:
         self._topics.publish(topic, body)
@@ -138,7 +150,8 @@ class LocalBus:
         deadline = now + max(timeout, 0.0)
         if address.startswith("/net/"):
             peer, there = addresses.split_net(address)
-            return await self._peer_caller(address).call(peer, there, body, deadline=deadline)
+            acting = self._acting(caller)
+            return await self._peer_caller(address).call(peer, there, body, deadline=deadline, acting=acting)
         if timeout == math.inf:
             return await self._endpoints.call(Call(caller, address, body))
         with trio.CancelScope(deadline=deadline):
@@ -156,7 +169,9 @@ class LocalBus:
         if address.startswith("/net/"):
             peer, there = addresses.split_net(address)
             peers = self._peer_caller(address)
-            async with peers.stream(peer, there, body, deadline=deadline) as items:
+            async with peers.stream(
+                peer, there, body, deadline=deadline, acting=self._acting(caller)
+            ) as items:
                 yield Items(items, address, deadline)
         else:
             async with self._endpoints.stream(Call(caller, address, body), deadline) as items:
@@ -166,7 +181,16 @@ class LocalBus:
         if not caller.local and not address.startswith("/public/"):
             # What is local is not there for a peer: not even a refusal tells it that something is.
             raise NoEndpoint(address[: addresses.MAX_ADDRESS_CHARS])
-        return addresses.canonical(address, self.node_id)
+        found = addresses.canonical(address, self.node_id)
+        if found.startswith("/net/"):
+            aliases = self._aliases()
+            if aliases:
+                node, public = addresses.split_net(found)
+                return public if node in aliases else found
+        return found
+
+    def _acting(self, caller: Caller) -> str:
+        return "" if caller.node_id == self.node_id else caller.node_id
 
     def _peer_caller(self, address: str) -> PeerCaller:
         if self._peers is None:

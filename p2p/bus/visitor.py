@@ -83,11 +83,11 @@ class Visitor:
 
     async def answer(self, request: Request) -> bytes:
         address = self._callable(request)
-        return await self._bus.call_as(self._caller, address, request.body)
+        return await self._bus.call_as(self._who(request), address, request.body)
 
     def answer_stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         address = self._callable(request)
-        return self._bus.stream_as(self._caller, address, request.body, timeout=request.timeout)
+        return self._bus.stream_as(self._who(request), address, request.body, timeout=request.timeout)
 
     def receive(self, frame: Frame) -> None:
         try:
@@ -118,6 +118,13 @@ class Visitor:
         self._registrations.clear()
 
     # Rights.
+
+    def _who(self, request: Request) -> Caller:
+        if not request.acting:
+            return self._caller
+        if self._grant.subject:
+            raise RemoteError("forbidden", f"{self._grant.subject} has no identity to choose")
+        return self._bus.own_caller(request.acting)
 
     def _callable(self, request: Request) -> str:
         address = addresses.canonical(request.address, self._bus.node_id)

@@ -43,6 +43,7 @@ MIGRATIONS = [
         UNIQUE(protocol, peer, key)
     ) STRICT
     """,
+    "ALTER TABLE ground_outbox ADD COLUMN acting TEXT NOT NULL DEFAULT ''",
 ]
 
 FIRST_PAUSE = 1.0
@@ -63,6 +64,8 @@ class Item(msgspec.Struct, frozen=True):
     body: bytes
     attempts: int
     expires_ns: int
+    acting: str
+    """Which of the node's identities sends it; empty for its main one."""
 
 
 Delivered = Callable[[Item, bytes], Awaitable[None]]
@@ -87,7 +90,15 @@ class Outbox:
         await self._ctx.database.migrate("ground_outbox", MIGRATIONS)
 
     def put(
-        self, c: Connection, peer: str, service: str, message: msgspec.Struct, *, key: str, expires_ns: int
+        self,
+        c: Connection,
+        peer: str,
+        service: str,
+        message: msgspec.Struct,
+        *,
+        key: str,
+        expires_ns: int,
+        acting: str = "",
     ) -> None:
         """Queue `message` for `peer`, within the caller's transaction; call `wake` after the commit.
 
@@ -97,13 +108,14 @@ class Outbox:
             service: the peer's public service, such as `payment`.
             key: what makes the message one and the same; putting a key again replaces its message.
             expires_ns: UTC nanoseconds after which it is dropped.
+            acting: which of the node's identities sends it; empty for its main one.
         """
         now = self._ctx.clock.utc_ns()
         c.execute(
-            "INSERT INTO ground_outbox(protocol, peer, key, service, method, body, due_ns, expires_ns)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(protocol, peer, key) DO UPDATE SET"
+            "INSERT INTO ground_outbox(protocol, peer, key, service, method, body, due_ns, expires_ns, acting)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(protocol, peer, key) DO UPDATE SET"
             " service = excluded.service, method = excluded.method, body = excluded.body,"
-            " due_ns = excluded.due_ns, expires_ns = excluded.expires_ns, attempts = 0",
+            " acting = excluded.acting, due_ns = excluded.due_ns, expires_ns = excluded.expires_ns, attempts = 0",
             (
                 self._protocol,
                 peer,
@@ -113,6 +125,7 @@ class Outbox:
                 codec.encode(message),
                 now,
                 expires_ns,
+                acting,
             ),
         )
         self._make_due(c, peer, now)
@@ -162,7 +175,7 @@ class Outbox:
             return True
         try:
             address = f"{net_address(item.peer, item.service)}/{item.method}"
-            reply = await self._ctx.bus.call(address, item.body, timeout=CALL_TIMEOUT)
+            reply = await self._ctx.bus.call(address, item.body, timeout=CALL_TIMEOUT, acting=item.acting)
         except RemoteError as error:
             if await self._refused(item, error):
                 await self._remove(item)
@@ -180,8 +193,9 @@ class Outbox:
         # Only what was sent: a newer message under the same key stays.
         def remove(c: Connection) -> None:
             c.execute(
-                "DELETE FROM ground_outbox WHERE id = ? AND service = ? AND method = ? AND body = ?",
-                (item.id, item.service, item.method, item.body),
+                "DELETE FROM ground_outbox"
+                " WHERE id = ? AND service = ? AND method = ? AND body = ? AND acting = ?",
+                (item.id, item.service, item.method, item.body, item.acting),
             )
 
         await self._ctx.database.write(remove)
@@ -228,7 +242,7 @@ class Outbox:
 
     def _first(self, c: Connection, peer: str, now: int) -> Item | None:
         row = c.execute(
-            "SELECT id, peer, key, service, method, body, attempts, expires_ns FROM ground_outbox"
+            "SELECT id, peer, key, service, method, body, attempts, expires_ns, acting FROM ground_outbox"
             " WHERE protocol = ? AND peer = ? AND due_ns <= ? ORDER BY id LIMIT 1",
             (self._protocol, peer, now),
         ).fetchone()

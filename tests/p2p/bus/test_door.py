@@ -30,6 +30,7 @@ from p2p.bus.api import (
 from p2p.bus.client import DoorBus, connect
 from p2p.bus.door import Door, DoorTaken
 from p2p.bus.frames import Hello, Publish, Register, Reply, Request, Welcome
+from p2p.bus.router import LocalBus
 from p2p.bus.testing import Probe
 from p2p.entropy import SeededEntropy
 from tests.p2p.bus.conftest import NODE
@@ -37,8 +38,6 @@ from tests.p2p.bus.test_line import RawEnd
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from p2p.bus.router import LocalBus
 
 PEER = "0x" + "ab" * 20
 
@@ -484,3 +483,23 @@ async def test_a_publish_flood_is_no_flood_of_memory(bus: LocalBus, door: Door) 
             assert isinstance(await raw.receive(), frames.Failure)
             assert slow.lost > 80  # type: ignore[attr-defined]
     await raw.stream.aclose()
+
+
+async def test_the_owner_chooses_among_the_nodes_identities_and_a_child_does_not(folder: Path) -> None:
+    bus, probe = LocalBus(NODE, aliases=lambda: {PEER}), Probe()
+    bus.register("/local/a", probe)
+    door = Door(bus, folder / "s", entropy=SeededEntropy(1))
+    async with door.running(), connect(door.path, door.owner_token) as owner:
+        assert await owner.call("/local/a/Echo", b"x", acting=PEER) == b"x"
+        async with owner.stream("/local/a/Count", b"1", acting=PEER) as items:
+            assert [item async for item in items] == [b"0"]
+        assert probe.callers == {Caller(PEER, local=True)}
+        with pytest.raises(RemoteError, match="no identity of this node"):
+            await owner.call("/local/a/Echo", b"x", acting="0x" + "99" * 20)
+        token = door.issue("child", may_call=["/local/a"])
+        async with connect(door.path, token) as child:
+            for acting in (PEER, NODE):
+                with pytest.raises(RemoteError, match="no identity to choose") as caught:
+                    await child.call("/local/a/Echo", b"x", acting=acting)
+                assert caught.value.kind == "forbidden"
+    assert probe.callers == {Caller(PEER, local=True)}

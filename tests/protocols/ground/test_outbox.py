@@ -77,12 +77,23 @@ class Sender:
         self.outbox = Outbox(protocol, ctx, delivered=self._on_delivered, refused=self._on_refused)
 
     async def put(
-        self, peer: str, text: str, *, key: str = "", kind: Any = Letter, hours: float = 1.0
+        self,
+        peer: str,
+        text: str,
+        *,
+        key: str = "",
+        kind: Any = Letter,
+        hours: float = 1.0,
+        acting: str = "",
     ) -> None:
         expires = self.ctx.clock.utc_ns() + int(hours * HOUR_NS)
-        await self.ctx.database.write(
-            lambda c: self.outbox.put(c, peer, "letters", kind(text), key=key or text, expires_ns=expires)
-        )
+
+        def put(c: Any) -> None:
+            self.outbox.put(
+                c, peer, "letters", kind(text), key=key or text, expires_ns=expires, acting=acting
+            )
+
+        await self.ctx.database.write(put)
         self.outbox.wake()
 
     async def waiting(self) -> list[str]:
@@ -146,6 +157,27 @@ async def test_in_order_one_at_a_time(autojump_clock: MockClock) -> None:
         assert await found.sender.waiting() == []
 
 
+async def test_each_message_goes_as_who_it_is_of(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with post() as found:
+        bus: Any = found.sender.ctx.bus
+        real, as_whom = bus.call, []
+
+        async def call(address: str, body: bytes, *, acting: str, **rest: Any) -> bytes:
+            as_whom.append(acting)
+            answer: bytes = await real(address, body, **rest)
+            return answer
+
+        monkeypatch.setattr(bus, "call", call)
+        alias = "0x" + "a" * 40
+        await found.sender.put(found.a.id, "mine")
+        await found.sender.put(found.a.id, "its", acting=alias)
+        await trio.sleep(1)
+        assert found.sender.delivered == ["mine", "its"]
+        assert as_whom == ["", alias]
+
+
 async def test_nothing_is_said_before_the_commit(autojump_clock: MockClock) -> None:
     async with post() as found:
 
@@ -200,9 +232,9 @@ async def attempts(found: Post, seconds: float) -> list[float]:
     bus: Any = found.sender.ctx.bus
     call = bus.call
 
-    async def noted(address: str, body: bytes, *, timeout: float) -> bytes:
+    async def noted(address: str, body: bytes, **rest: Any) -> bytes:
         tried.append(trio.current_time())
-        answer: bytes = await call(address, body, timeout=timeout)
+        answer: bytes = await call(address, body, **rest)
         return answer
 
     bus.call = noted

@@ -87,7 +87,7 @@ class OneService:
     def __init__(self, answer: Callable[[str, bytes], Any]) -> None:
         self._answer = answer
 
-    async def call(self, address: str, body: bytes, *, timeout: float = 0.0) -> bytes:
+    async def call(self, address: str, body: bytes, *, timeout: float = 0.0, acting: str = "") -> bytes:
         return encode(self._answer(address, body))
 
 
