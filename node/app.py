@@ -293,6 +293,7 @@ async def _start_rest(node: Node, stack: contextlib.AsyncExitStack) -> None:
                 host=lambda: node.host_figures(),
                 verdict=lambda: node.reach.verdict if node.reach else None,
                 known=lambda: node.discovery.policy.size if node.discovery else None,
+                skew=lambda: node.discovery.skew.seconds if node.discovery else None,
                 directory=lambda: node.directory.figures() if node.directory else {},
             )
         ),

@@ -54,6 +54,9 @@ class _NodeCollector(Collector):
         verdict = sources.verdict()
         if verdict is not None:
             yield from _reach(verdict)
+        skew = sources.skew()
+        if skew is not None:
+            yield _single("clock_skew_seconds", "By how much the clock is behind those of the peers.", skew)
         yield from _discovery(sources.known(), sources.directory())
         yield from _events(sources.events.counts)
         yield from _gossip(sources.gossip())

@@ -89,6 +89,8 @@ class PeerInfo(msgspec.Struct, frozen=True):
     """Seconds of a round trip, smoothed, once it was measured."""
     path: Literal["direct", "relayed"] = "direct"
     """Whether the session goes through a relay."""
+    peer_id: str = ""
+    """Its libp2p PeerId, proven; empty in a simulation."""
 
 
 class PeerChange(msgspec.Struct, frozen=True):

@@ -40,6 +40,8 @@ class Sources:
     """How others reach the node; None where that is not looked into."""
     known: Callable[[], int | None] = lambda: None
     """Nodes in the address book."""
+    skew: Callable[[], float | None] = lambda: None
+    """Seconds by which the node's clock is behind its peers'."""
     directory: Callable[[], Mapping[str, int]] = dict
     """Counters of the directory and of its table: `nodes` is the table's size, all else are totals."""
 

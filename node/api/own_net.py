@@ -99,7 +99,10 @@ class _Net:
         return answer(
             {
                 "schema": "golem-p2p/peers/1",
-                "peers": [{"nodeId": peer.node_id, **_session(peer)} for peer in overlay.peers()],
+                "peers": [
+                    {"nodeId": peer.node_id, "peerId": peer.peer_id, **_session(peer)}
+                    for peer in overlay.peers()
+                ],
                 "guests": [{"peerId": guest.node_id, **_session(guest)} for guest in overlay.guests()],
             }
         )
@@ -247,6 +250,7 @@ def _event(entry: Entry) -> dict[str, Any]:
 
 def _session(peer: PeerInfo) -> dict[str, Any]:
     return {
+        "peerId": peer.peer_id or None,
         "address": peer.address,
         "direction": peer.direction,
         "path": peer.path,

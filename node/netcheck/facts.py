@@ -72,5 +72,7 @@ class Facts(msgspec.Struct, frozen=True):
     """Nodes in the address book."""
     verdict: Verdict | None = None
     """How others reach this node, where that is looked into."""
+    skew: float | None = None
+    """Seconds by which this node's clock is behind its peers', ahead if negative; None where that is not known."""
     directory: Directory | None = None
     dropped: tuple[Dropped, ...] = ()

@@ -22,6 +22,8 @@ Level = Literal["ok", "warn", "fail"]
 ENOUGH_RELAYS = 3
 """Relays that a node behind a NAT should have, since each of them may go."""
 FEW_PEERS = 3
+SKEW_SEEN, SKEW_HARMFUL = 5.0, 60.0
+"""Seconds: clocks of machines that keep time differ by less; offers are renewed within minutes."""
 
 _FAMILY_NAMES = {"ip4": "IPv4", "ip6": "IPv6"}
 
@@ -49,6 +51,8 @@ def judge(facts: Facts) -> list[Check]:
         checks.append(_peers(facts))
         if facts.verdict is not None:
             checks += _reach(facts, facts.verdict)
+        if facts.skew is not None:
+            checks.append(_clock(facts.skew))
         if facts.directory is not None:
             checks.append(_directory(facts))
         checks += [_dropped(facts, dropped) for dropped in facts.dropped]
@@ -295,6 +299,18 @@ def _directory(facts: Facts) -> Check:
         level: Level = "ok" if facts.network == "devnet" else "warn"
         return Check("directory", level, f"{says}: nodes that are not connected cannot be looked up", do=())
     return Check("directory", "ok", says)
+
+
+def _clock(skew: float) -> Check:
+    if abs(skew) < SKEW_SEEN:
+        return Check("clock", "ok", "agrees with those of the peers")
+    way = "behind" if skew > 0 else "ahead of"
+    return Check(
+        "clock",
+        "fail" if abs(skew) >= SKEW_HARMFUL else "warn",
+        f"this machine's clock is {abs(skew):.0f} s {way} those of its peers; offers look expired by that",
+        do=("Have the system keep it right (NTP): timedatectl set-ntp true.",),
+    )
 
 
 def _dropped(facts: Facts, dropped: Dropped) -> Check:

@@ -42,6 +42,7 @@ async def examine(
     verdict: Verdict | None = None,
     directory: Directory | None = None,
     known: int | None = None,
+    skew: float | None = None,
 ) -> Facts:
     """Return what can be found out about a running node.
 
@@ -49,7 +50,7 @@ async def examine(
         listen, bootstrap: as configured.
         joined: whether the overlay is up; if it is not, nothing is dialled.
         events: where dropped peers were noted.
-        verdict, directory, known: what is known of each; None where it is not looked into.
+        verdict, directory, known, skew: what is known of each; None where it is not looked into.
     """
     listening: list[Listening] = []
     first_peers: list[Bootstrap] = []
@@ -77,6 +78,7 @@ def glance(
     verdict: Verdict | None = None,
     directory: Directory | None = None,
     known: int | None = None,
+    skew: float | None = None,
 ) -> Facts:
     """Return what is known of a running node without looking; see `examine`."""
     peers = overlay.peers()
@@ -90,6 +92,7 @@ def glance(
         peers_relayed=sum(peer.path == "relayed" for peer in peers),
         guests=len(overlay.guests()),
         known=known,
+        skew=skew,
         verdict=verdict,
         directory=directory,
         dropped=tuple(dropped(events)),
@@ -105,6 +108,7 @@ def known_of(node: Node) -> dict[str, Any]:
         "verdict": node.reach.verdict if node.reach else None,
         "directory": Directory(node.directory.nodes, node.directory.published) if node.directory else None,
         "known": node.discovery.policy.size if node.discovery else None,
+        "skew": node.discovery.skew.seconds if node.discovery else None,
     }
 
 

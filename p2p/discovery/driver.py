@@ -25,6 +25,7 @@ from p2p.discovery.messages import (
     mismatch,
 )
 from p2p.discovery.policy import DiscoveryPolicy, DiscoverySettings
+from p2p.discovery.skew import ClockSkew
 from p2p.events import DialFailed, PeerDropped, logged
 from p2p.identity import NodeId
 from p2p.identity.alias import MAX_ALIASES
@@ -96,6 +97,8 @@ class Discovery:
         self._own_aliases = aliases
         self._aliases = AliasTable(network)
         self._report = report
+        self.skew = ClockSkew()
+        """How far this node's clock is from its peers'."""
         self._news = trio.Event()
 
     # As `Admission`.
@@ -112,7 +115,9 @@ class Discovery:
 
     async def greet(self, stream: Stream) -> str:
         """Say hello on a stream that this node opened; return the peer's agent. Raises HelloRefused."""
+        asked_ns = self._clock.utc_ns()
         theirs = await greet(stream, self._hello(stream.peer))
+        self.skew.told(stream.peer, theirs.utc_ms, (asked_ns + self._clock.utc_ns()) // 2)
         self._show_aliases(stream.peer, theirs)
         self._take_in(stream.peer, theirs)
         return theirs.agent
@@ -123,6 +128,7 @@ class Discovery:
         ours = self._hello(stream.peer)
         if mismatch(ours, theirs) is None:
             self._show_aliases(stream.peer, theirs)  # first, for whoever hears of the peer now
+            self.skew.told(stream.peer, theirs.utc_ms, self._clock.utc_ns())
             admit(theirs.agent)
             self._take_in(stream.peer, theirs)
         await answer(stream, ours, theirs)
@@ -136,6 +142,7 @@ class Discovery:
             addresses=tuple(self._listen())[:MAX_ADDRESSES],
             peers=tuple(self.policy.tell(peer, self._chance)),
             aliases=tuple(self._own_aliases())[:MAX_ALIASES],
+            utc_ms=self._clock.utc_ns() // 1_000_000,
         )
 
     def _show_aliases(self, peer: NodeId, hello: Hello) -> None:
@@ -191,6 +198,8 @@ class Discovery:
     def _changed(self, peer: NodeId, connected: bool) -> None:
         report = self.policy.connected if connected else self.policy.disconnected
         report(self._clock.monotonic(), peer, self._chance)
+        if not connected:
+            self.skew.gone(peer)
         self._news.set()
 
     def dialled(self, address: str, peer: NodeId) -> None:

@@ -56,6 +56,8 @@ class Hello(msgspec.Struct, frozen=True):
     """Multiaddrs where the speaker listens."""
     peers: Annotated[tuple[KnownPeer, ...], msgspec.Meta(max_length=MAX_TOLD_PEERS)] = ()
     """Others that the speaker knows; a sample."""
+    utc_ms: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
+    """What the speaker's clock says, in Unix milliseconds; 0 where it does not tell."""
     aliases: Annotated[tuple[AliasRecord, ...], msgspec.Meta(max_length=MAX_ALIASES)] = ()
     """Signed records of further NodeIds that the speaker speaks for; these are proofs."""
 

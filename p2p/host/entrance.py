@@ -178,7 +178,12 @@ class Entrance:
         wire.core.traffic = self.traffic.of("")
         session.connection = self._books.enter(wire, address, initiator=initiator)
         info = PeerInfo(
-            node_id=peer, address=address, direction=direction, since_ns=self._clock.utc_ns(), path=path
+            node_id=peer,
+            address=address,
+            direction=direction,
+            since_ns=self._clock.utc_ns(),
+            path=path,
+            peer_id=wire.peer_id,
         )
         self._sessions.open(session, info)
         self.nursery.start_soon(self._run, session)

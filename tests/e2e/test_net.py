@@ -61,6 +61,7 @@ def test_the_network_is_seen(network: LocalNetwork, requestor: Node) -> None:
     document = told(requestor, "peers")
     assert document["guests"] == []
     assert {peer["path"] for peer in document["peers"]} == {"direct"}
+    assert all(peer["peerId"].startswith("16Uiu2") for peer in document["peers"])
     assert all(peer["agent"].startswith("golem-p2p/") for peer in document["peers"])
     assert ids["provider-1"] in ran(requestor, "peers")
 

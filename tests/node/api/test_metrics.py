@@ -110,6 +110,7 @@ async def test_what_the_host_and_reach_and_the_directory_say(autojump_clock: Moc
             "host": lambda: host,
             "verdict": lambda: verdict,
             "known": lambda: 12,
+            "skew": lambda: -1.5,
             "directory": lambda: {"nodes": 5, "lookups": 9},
         }
         client = Client(here, EventLog(here.clock), **more)
@@ -133,6 +134,7 @@ async def test_what_the_host_and_reach_and_the_directory_say(autojump_clock: Moc
             ("golem_p2p_reachability", "public"): 0,
             ("golem_p2p_relay_reservations",): 1,
             ("golem_p2p_known_nodes",): 12,
+            ("golem_p2p_clock_skew_seconds",): -1.5,
             ("golem_p2p_directory_nodes",): 5,
             ("golem_p2p_directory_events_total", "lookups"): 9,
         }.items():

@@ -182,6 +182,20 @@ def test_the_outcome_in_a_line() -> None:
         assert summary(msgspec.structs.replace(GOOD, **changes)) == expected
 
 
+def test_a_wrong_clock_is_told_by_its_direction() -> None:
+    for skew, level, words in (
+        (0.3, "ok", "agrees"),
+        (-4.9, "ok", "agrees"),
+        (12.0, "warn", "12 s behind"),
+        (-12.0, "warn", "12 s ahead of"),
+        (-3600.0, "fail", "3600 s ahead of"),
+    ):
+        (check,) = with_(skew=skew)["clock"]
+        assert (check.level, words in check.says) == (level, True), check
+        assert bool(check.do) == (level != "ok")
+    assert "clock" not in with_(skew=None)
+
+
 @pytest.mark.parametrize("why", get_args(Refusal))
 def test_dropped_peers_are_told_with_the_latest_reason(why: Refusal) -> None:
     (check,) = with_(dropped=(Dropped(why, 3, "it is on network 'test'"),))["dropped"]
