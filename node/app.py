@@ -379,7 +379,8 @@ async def _join_directory(
     def spare(peer: str) -> bool:
         """Whether a session that a lookup made carries nothing but gossip, which has peers enough without it."""
         enough = len(overlay.peers()) > DiscoverySettings().target_peers
-        return enough and all(protocol in GOSSIP_IDS for protocol in overlay.speaking(peer))
+        idle = all(protocol in GOSSIP_IDS for protocol in overlay.speaking(peer))
+        return enough and idle and not overlay.keeps(peer)
 
     directory = make_directory(
         node.key,

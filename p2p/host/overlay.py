@@ -247,6 +247,10 @@ class LibP2POverlay:
     def aliases_of(self, peer: NodeId) -> frozenset[NodeId]:
         return self.discovery.aliases_of(peer)
 
+    def keeps(self, peer: str) -> bool:
+        """Return whether a session with `peer` is of use though it carries no stream."""
+        return any(session.kept for session in self._sessions.of(peer))
+
     def speaking(self, peer: str) -> Sequence[str]:
         """Return the protocols of the streams that are open with a peer, both ways."""
         return [protocol for session in self._sessions.of(peer) for protocol in session.wire.speaking]

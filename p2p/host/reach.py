@@ -15,7 +15,7 @@ from p2p.overlay import PeerUnreachable, is_guest
 from p2p.session import MuxedStream, Secp256k1Identity
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
     from p2p.discovery import Door, Sessions
     from p2p.host.entrance import Entrance
@@ -154,6 +154,10 @@ class HostReach:
 
     def announce(self, addresses: Sequence[str]) -> None:
         self._overlay.announce(addresses)
+
+    def keep(self, peers: Collection[str]) -> None:
+        for session in self._sessions.all():
+            session.kept = session.peer in peers and session.path == "direct"
 
     def acceptable(self, address: str) -> bool:
         where = address.partition("/p2p/")[0]

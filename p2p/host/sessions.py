@@ -39,6 +39,7 @@ class HostSession:
         "connection",
         "direction",
         "identified",
+        "kept",
         "local_port",
         "path",
         "peer",
@@ -72,6 +73,8 @@ class HostSession:
         """Where what its streams carry is counted."""
         self.connection: StockConnection | None = None
         """Its entry in libp2p's books."""
+        self.kept = False
+        """Whether it is of use though it carries no stream: the peer relays for this node, or this node for it."""
         self.identified: Identified | None = None
         """What the peer said of itself and of this node, if it was asked."""
 
@@ -90,7 +93,7 @@ class HostSession:
             guest=is_guest(self.peer),
             inbound=self.direction == "in",
             relayed=self.path == "relayed",
-            streams=self.wire.stream_count,
+            streams=self.wire.stream_count + self.kept,
             since=self.since,
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from contextlib import AbstractAsyncContextManager
 
     import trio
@@ -112,6 +112,10 @@ class ReachHost(Protocol):
 
     def announce(self, addresses: Sequence[str]) -> None:
         """Tell peers of these addresses too, beside those that are listened on; replaces what was announced before."""
+        ...
+
+    def keep(self, peers: Collection[str]) -> None:
+        """Do not end direct links with these nodes to make room for others; replaces what was said before."""
         ...
 
     def acceptable(self, address: str) -> bool:

@@ -28,6 +28,8 @@ DIRECT_SECONDS = 4.0
 """That a plain dial of a peer's public addresses may take, before holes are punched."""
 MESSAGE_TIMEOUT = 15.0
 RETRY_PAUSE = 0.05
+SETTLE = 0.05
+"""Seconds to let links gather before looking at them."""
 MAX_AT_ONCE = 16
 """Peers with whom this node punches at the same time."""
 
@@ -53,9 +55,9 @@ class Puncher:
         self._clock = clock
         self.outcomes: dict[str, Outcome] = {}
         """By peer; the latest of at most `MAX_REMEMBERED`."""
-        self._seen: set[Link] = set()
+        self._tried: set[Link] = set()
+        self._retired: set[Link] = set()
         self._busy: set[str] = set()
-        self._nursery: trio.Nursery | None = None
 
     def start(self) -> None:
         """Answer peers that ask for a hole."""
@@ -64,39 +66,46 @@ class Puncher:
     async def run(self) -> None:
         """Upgrade relayed links that peers have made, until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            stop = self._host.subscribe(self._links_changed)
+            news = trio.Event()
+            stop = self._host.subscribe(lambda: news.set())
             try:
-                self._links_changed()
-                await trio.sleep_forever()
+                while True:
+                    self._links_changed(nursery)
+                    await news.wait()
+                    await trio.sleep(SETTLE)  # many may come at once
+                    news = trio.Event()
             finally:
                 stop()
-                self._nursery = None
 
-    def _links_changed(self) -> None:
+    def _links_changed(self, nursery: trio.Nursery) -> None:
         links = self._host.links()
         direct = {link.peer for link in links if link.path == "direct" and not link.closed}
-        new = [
-            link for link in links if link.path == "relayed" and link not in self._seen and not link.closed
-        ]
-        self._seen &= set(links)
-        if self._nursery is None:
-            return
-        for link in new:
+        self._tried &= set(links)
+        self._retired &= set(links)
+        for link in links:
+            if link.path == "direct" or link.closed:
+                continue
             if link.peer in direct:
-                self._seen.add(link)
-                self._nursery.start_soon(link.retire)
-            elif link.direction == "in" and link.peer not in self._busy and len(self._busy) < MAX_AT_ONCE:
+                if link not in self._retired:
+                    self._retired.add(link)
+                    nursery.start_soon(link.retire)
+            elif self._is_to_be_tried(link):
+                self._tried.add(link)
                 self._busy.add(link.peer)
-                self._nursery.start_soon(self._upgrade, link)
-        for link in self._seen:
-            if link.peer in direct and link.path == "relayed" and not link.closed:
-                self._nursery.start_soon(link.retire)
+                nursery.start_soon(self._upgrade, link)
+
+    def _is_to_be_tried(self, link: Link) -> bool:
+        """Return whether this node is to make a relayed link direct: whom a peer has reached does it, and once."""
+        return (
+            link.direction == "in"
+            and link not in self._tried
+            and link.peer not in self._busy
+            and len(self._busy) < MAX_AT_ONCE
+        )
 
     # B's part.
 
     async def _upgrade(self, link: Link) -> None:
-        self._seen.add(link)
         outcome: Outcome = "relayed"
         try:
             if await self._unilateral(link):

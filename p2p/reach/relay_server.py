@@ -50,18 +50,21 @@ class RelayServer:
 
     Args:
         addresses: returns where this node is reached, to be told to who gets a place.
+        changed: called when somebody has got a place.
     """
 
     def __init__(
         self,
         host: ReachHost,
         addresses: Callable[[], Sequence[str]],
+        changed: Callable[[], None],
         *,
         clock: Clock,
         limits: RelayLimits = RelayLimits(),  # noqa: B008 - frozen
     ) -> None:
         self._host = host
         self._addresses = addresses
+        self._changed = changed
         self._clock = clock
         self._limits = limits
         self._throttle = Throttle(limits.bytes_per_second)
@@ -107,6 +110,7 @@ class RelayServer:
             _log.debug("refused a relay place", peer=link.peer, status=status.name)
             await _refuse(framed, status)
             return
+        self._changed()
         expire = self._clock.utc_ns() // NANOSECONDS + self._limits.reservation_seconds
         voucher = sign_voucher(Voucher(self._host.peer_id, link.peer_id, expire), self._host.key)
         here = tuple(self._addresses())[:MAX_ADDRESSES]

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 IDENTIFY_TIMEOUT = 15.0
 IDENTIFY_AGAIN, IDENTIFY_AGAIN_SOON = 600.0, 30.0
-"""Seconds until a peer is asked again what it serves; the second while relays or servers are lacking."""
+"""Seconds until a peer is asked again what it serves; the second, doubled each time, while relays or servers are
+lacking."""
 MAX_IDENTIFYING = 8
 RECHECK = 900.0
 """Seconds until the same server is asked again about the same address."""
@@ -80,6 +81,8 @@ class _Known(msgspec.Struct):
     identified: Identified | None = None
     """None while it was not, or did not work."""
     again: float = -math.inf
+    pause: float = 0.0
+    """Seconds from the last asking to the next."""
     asking: bool = False
 
 
@@ -112,7 +115,9 @@ class ReachService:
         self._checked = trio.Event()
         self._checking = False
         self.relays = RelayClient(host, self._wake, clock=clock, entropy=entropy)
-        self.relay_server = RelayServer(host, self._reached_at, clock=clock, limits=settings.limits)
+        self.relay_server = RelayServer(
+            host, self._reached_at, self._wake, clock=clock, limits=settings.limits
+        )
         self._dial_back = DialBackClient(host, entropy=entropy)
         self._dial_back_server = DialBackServer(host, clock=clock, entropy=entropy)
         self._puncher = Puncher(host, self._seen_at, clock=clock)
@@ -191,6 +196,9 @@ class ReachService:
         self._forget(now)
         self._judge()
         self.relay_server.links_changed()
+        clients = self.relay_server.ledger.peers()
+        kept = {link.peer for link in links if link.peer_id in clients}
+        self._host.keep(kept | {relay.peer for relay in self.relays.relays})
         self.relays.know(self._serving(HOP))
         checks = [pair for pair in self._pairs() if self._due(*pair) <= now]
         if checks and not self._checking:
@@ -221,7 +229,9 @@ class ReachService:
             _log.debug("a peer does not identify itself", peer=link.peer, error=str(error))
         finally:
             lacking = not self._serving(DIAL_REQUEST) or self._wants_relays() > len(self.relays.relays)
-            known.again = self._clock.monotonic() + (IDENTIFY_AGAIN_SOON if lacking else IDENTIFY_AGAIN)
+            longer = max(known.pause * 2, IDENTIFY_AGAIN_SOON)
+            known.pause = min(longer, IDENTIFY_AGAIN) if lacking else IDENTIFY_AGAIN
+            known.again = self._clock.monotonic() + known.pause
             known.asking = False
             self._wake()
 

@@ -55,7 +55,9 @@ class Scene:
         self.relay = w.host("/ip4/198.51.100.1/tcp/4001")
         self.target = w.host("/ip4/192.168.1.5/tcp/4001", "/ip4/203.0.113.5/tcp/4001", open_=False)
         self.caller = w.host("/ip4/192.168.2.5/tcp/4001", "/ip4/203.0.113.6/tcp/4001", open_=False)
-        self.server = RelayServer(self.relay, lambda: [self.relay.full_address], clock=w.clock, limits=limits)
+        self.server = RelayServer(
+            self.relay, lambda: [self.relay.full_address], self._changed, clock=w.clock, limits=limits
+        )
         self.server.start()
         self.changes = 0
         self.client = self._client(self.target)
@@ -105,7 +107,7 @@ async def test_a_place_is_kept_and_announced(autojump_clock: Any) -> None:
         assert relay.peer == s.relay.node_id
         assert relay.addresses == (f"{s.relay.full_address}/p2p-circuit/p2p/{s.target.peer_id}",)
         assert relay.expires_ns > s.world.clock.utc_ns()
-        assert s.changes == 1
+        assert s.changes == 2, "one for each end"
         assert s.server.ledger.peers() == {s.target.peer_id}
 
 

@@ -78,6 +78,9 @@ async def test_behind_a_nat_three_relays_are_kept_and_announced(autojump_clock: 
         assert len(host.announced) == 3
         assert all(address.endswith(f"/p2p-circuit/p2p/{host.peer_id}") for address in host.announced)
         assert told[-1] == service.verdict
+        await n.world.until(lambda: host.kept == {relay.peer for relay in service.verdict.relays}, 10)
+        relaying = next(one for one in n.public if one.node_id in host.kept)
+        await n.world.until(lambda: host.node_id in relaying.kept, 60)
         assert not service.verdict.serves_as_relay
 
 

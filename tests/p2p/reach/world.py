@@ -26,7 +26,7 @@ from p2p.session import (
 from p2p.testing.clock import VirtualClock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
     from p2p.overlay import Stream
     from p2p.reach.host import Direction, LinkHandler, Path
@@ -69,6 +69,7 @@ class MemoryHost:
         self.address, self.outer, self.open = address, outer, open_
         self.entropy = SeededEntropy(number, "host")
         self.announced: list[str] = []
+        self.kept: set[str] = set()
         self.handlers: dict[str, tuple[LinkHandler, bool]] = {}
         self.probes: list[str] = []
         self._links: list[MemoryLink] = []
@@ -102,6 +103,9 @@ class MemoryHost:
 
     def announce(self, addresses: Sequence[str]) -> None:
         self.announced = list(addresses)
+
+    def keep(self, peers: Collection[str]) -> None:
+        self.kept = set(peers)
 
     def acceptable(self, address: str) -> bool:
         return not address.startswith(("/ip4/192.168.", "/ip4/10."))
