@@ -219,7 +219,7 @@ async def _thousand_come_and_go() -> None:
         async def come_and_go(times: int) -> None:
             for number in range(times):
                 async with make().running() as other:
-                    for _ in range(2):
+                    for _ in range(4):
                         assert await other.connect(node.listen_addresses()[0]) == node.node_id
                         await other.disconnect(node.node_id)
                     assert await other.connect(node.listen_addresses()[0]) == node.node_id
@@ -235,7 +235,7 @@ async def _thousand_come_and_go() -> None:
         await come(20)
         await trio.sleep(1.5)
         before = held()
-        await come(400)  # of which each connects three times
+        await come(200)  # of which each connects five times
         await eventually(lambda: held() <= before)
         assert node._gate.total == 0
         assert not node._host.get_network().connections
