@@ -48,6 +48,7 @@ class YamuxStream:
         "send_window",
         "syn_owed",
         "traffic",
+        "urgent",
         "window",
     )
 
@@ -70,6 +71,8 @@ class YamuxStream:
         self.queued = 0
         self.in_turn = False
         """Whether the stream waits for its turn to send."""
+        self.urgent = False
+        """Whether its turns come before those of streams that are not; changed by `Yamux.set_urgent`."""
         self.fin_wanted = self.fin_sent = False
         # Receiving.
         self.window = INITIAL_WINDOW

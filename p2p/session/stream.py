@@ -16,6 +16,7 @@ from p2p.overlay import OverlayError, ProtocolRefused, StreamBroken
 from p2p.session.errors import ProtocolError
 from p2p.session.multistream import Answering, Proposal
 from p2p.session.wire import FLUSH_BYTES
+from p2p.urgency import class_of
 from p2p.waiting import Waiter
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class MuxedStream:
 
     def propose(self, protocol: str) -> None:
         """Propose `protocol` with what is sent first; the answer is heard with what is received first."""
-        self.protocol = protocol
+        self._speak(protocol)
         self._proposal = Proposal(protocol)
         self._session.core.queue(self.core, memoryview(self._proposal.hello))
         self._session.wake_writer()
@@ -202,8 +203,12 @@ class MuxedStream:
         except ProtocolError as error:
             raise StreamBroken(f"a negotiation with {self._session.name} failed: {error}") from error
         self._pushed_back = answering.unread
-        self.protocol = answering.protocol
+        self._speak(answering.protocol)
         return answering.protocol
+
+    def _speak(self, protocol: str) -> None:
+        self.protocol = protocol
+        self._session.core.set_urgent(self.core, class_of(protocol).urgent)
 
     async def _hear_answer(self) -> None:
         while self._proposal is not None:

@@ -7,7 +7,8 @@
     core.receive(plaintext, now)          # fills streams; core.accepted and core.news say what changed
 
 Receive windows are enforced: who sends beyond them is cut off. They grow while they are read in less than four
-round trips each, as long as the memory budget allows. Streams with something to send take turns, a frame each.
+round trips each, as long as the memory budget allows. Streams with something to send take turns, a frame each; the
+urgent ones first, but of eight frames one is left to the others.
 Everything a peer can make grow is bounded. Knows no tasks: `connection` and `stream` are its driver.
 
 Errors: `ProtocolError` from `receive` alone (then `abort_frame` is what to send last), `SessionEnded` from `tick`,
@@ -57,6 +58,8 @@ _LEAST_ROOM_BYTES = 4096
 MAX_CREDIT_BYTES = 2 * 2**20
 """Credit is given for half a window, or this much: half of a large one could not keep a long link full."""
 _GROWING_ROUND_TRIPS = 4
+_URGENT_IN_A_ROW = 7
+"""Frames of urgent streams after which another one gets its turn."""
 
 
 class YamuxSettings(msgspec.Struct, frozen=True):
@@ -116,6 +119,8 @@ class Yamux:
         """Streams of this end that the peer has not acknowledged."""
         self._inbound = self._outbound = 0
         self._turns: deque[YamuxStream] = deque()
+        self._urgent_turns: deque[YamuxStream] = deque()
+        self._urgent_in_a_row = 0
         self._lingering: deque[YamuxStream] = deque()
         self._control = bytearray()
         self._header = bytearray()
@@ -165,6 +170,16 @@ class Yamux:
             stream.traffic.sent += size
             self._take_turn(stream)
         return size
+
+    def set_urgent(self, stream: YamuxStream, urgent: bool) -> None:
+        """Say whether the stream's frames go before those of streams that are not urgent."""
+        if stream.urgent == urgent:
+            return
+        if stream.in_turn:
+            self._turns_of(stream).remove(stream)
+        stream.urgent = urgent
+        if stream.in_turn:
+            self._turns_of(stream).append(stream)
 
     def announce(self, stream: YamuxStream) -> None:
         """Tell the peer of a stream (SYN or ACK) if no frame has; otherwise its first data does."""
@@ -243,7 +258,7 @@ class Yamux:
 
     def has_data(self) -> bool:
         """Return whether `data_to_send` has anything."""
-        return bool(self._control or self._turns)
+        return bool(self._control or self._turns or self._urgent_turns)
 
     def data_to_send(self, limit: int) -> tuple[list[bytes | memoryview], int]:
         """Return what to send next, about `limit` bytes at most, in pieces to be joined, and its size.
@@ -256,16 +271,14 @@ class Yamux:
             pieces.append(bytes(self._control))
             size = len(self._control)
             self._control.clear()
-        turns = self._turns
-        while turns and size < limit:
-            stream = turns.popleft()
+        while size < limit and (stream := self._next_turn()) is not None:
             if stream.queued:
                 room = RECORD_BYTES - size % RECORD_BYTES - HEADER_BYTES
                 if room < _LEAST_ROOM_BYTES:
                     room = RECORD_BYTES - HEADER_BYTES
                 size += self._data_frame(stream, room, pieces)
             if stream.queued:
-                turns.append(stream)
+                self._turns_of(stream).append(stream)
                 continue
             stream.in_turn = False
             if stream.fin_wanted and not stream.fin_sent:
@@ -324,6 +337,7 @@ class Yamux:
             self._break(stream, reason, keep_buffer=True)
         self._control.clear()
         self._turns.clear()
+        self._urgent_turns.clear()
         self._lingering.clear()
         self.accepted.clear()
 
@@ -465,7 +479,17 @@ class Yamux:
     def _take_turn(self, stream: YamuxStream) -> None:
         if not stream.in_turn:
             stream.in_turn = True
-            self._turns.append(stream)
+            self._turns_of(stream).append(stream)
+
+    def _turns_of(self, stream: YamuxStream) -> deque[YamuxStream]:
+        return self._urgent_turns if stream.urgent else self._turns
+
+    def _next_turn(self) -> YamuxStream | None:
+        if self._urgent_turns and (self._urgent_in_a_row < _URGENT_IN_A_ROW or not self._turns):
+            self._urgent_in_a_row += bool(self._turns)
+            return self._urgent_turns.popleft()
+        self._urgent_in_a_row = 0
+        return self._turns.popleft() if self._turns else None
 
     def _data_frame(self, stream: YamuxStream, room: int, pieces: list[bytes | memoryview]) -> int:
         """Append a frame of at most `room` bytes of payload; return its size."""
@@ -524,7 +548,7 @@ class Yamux:
         if stream.window > INITIAL_WINDOW:
             self.budget.release(stream.window - INITIAL_WINDOW)
         if stream.in_turn:
-            self._turns.remove(stream)
+            self._turns_of(stream).remove(stream)
             stream.in_turn = False
         if stream.deadline is not None and stream in self._lingering:
             self._lingering.remove(stream)

@@ -320,6 +320,17 @@ async def test_a_small_call_is_not_delayed_by_bulk(nursery: trio.Nursery) -> Non
         nursery.cancel_scope.cancel()
 
 
+async def test_both_ends_know_what_is_urgent_by_its_protocol() -> None:
+    async with pair() as both:
+        for protocol, urgent in (("/golem-p2p/devnet/bus/1", True), ("/golem-p2p/devnet/files/1", False)):
+            near = await both.near.open_stream(protocol, lazy=True)
+            far = await both.accepted.receive()
+            assert await far.respond({protocol}) == protocol
+            assert near.core.urgent is far.core.urgent is urgent
+            near.reset()
+            far.reset()
+
+
 # Peers that break the rules.
 
 

@@ -311,6 +311,42 @@ def test_streams_take_turns_and_frames_end_with_their_record() -> None:
     assert [f[2] for f in drain(end, 4 * RECORD_BYTES)][:4] == [1, 3, 5, small.id]
 
 
+def test_urgent_streams_go_first_and_leave_one_frame_in_eight() -> None:
+    end = core()
+    bulk, more, urgent, other = (opened(end) for _ in range(4))
+    for stream in (bulk, more):
+        end.queue(stream, memoryview(bytes(QUEUE_BYTES)))
+    end.set_urgent(urgent, True)
+    end.queue(urgent, memoryview(b"call"))
+    assert [f[2] for f in drain(end, 2 * RECORD_BYTES)] == [urgent.id, bulk.id, more.id]
+    end.set_urgent(other, True)
+    for stream in (urgent, other):
+        end.queue(stream, memoryview(bytes(QUEUE_BYTES)))
+    order = [f[2] for f in drain(end)]
+    assert order == [5, 7, 5, 7, 5, 7, 5, 1, 7, 3, 1, 3, 1, 3, 1]
+    assert not end.has_data()
+
+
+def test_a_stream_may_become_urgent_while_it_waits_and_ends_like_any_other() -> None:
+    end = core()
+    bulk, late = opened(end), opened(end)
+    for stream in (bulk, late):
+        end.queue(stream, memoryview(bytes(QUEUE_BYTES)))
+    end.set_urgent(late, True)
+    end.set_urgent(late, True)
+    assert [f[2] for f in drain(end, 2 * RECORD_BYTES)] == [late.id, late.id]
+    end.set_urgent(late, False)
+    assert [f[2] for f in drain(end, 2 * RECORD_BYTES)] == [bulk.id, late.id]
+    end.set_urgent(late, True)
+    end.reset(late)
+    assert not any(f[2] == late.id for f in drain(end) if f[0] == DATA)
+    gone = opened(end)
+    end.set_urgent(gone, True)
+    end.queue(gone, memoryview(b"x"))
+    end.end("over")
+    assert not end.has_data()
+
+
 def opened_during(end: Yamux) -> YamuxStream:
     stream = end.open_stream(0.0)
     end.queue(stream, memoryview(b"small"))
