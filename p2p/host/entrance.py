@@ -14,7 +14,7 @@ import trio
 
 from p2p.discovery import ThisNode
 from p2p.events import HandshakeFailed
-from p2p.host.limits import prune
+from p2p.host.limits import Handshakes, prune
 from p2p.host.sessions import Direction, HostSession, Path
 from p2p.host.tcp import ends
 from p2p.metrics import TrafficTable
@@ -80,6 +80,8 @@ class Entrance:
         """What all sessions together may promise to receive and hold unread."""
         self.traffic = TrafficTable()
         """What their streams have carried."""
+        self.handshakes: Handshakes[trio.CancelScope] = Handshakes(gate.limits.upgrades)
+        """Those of connections that arrived."""
         self._node_id = key.node_id
         self._identity = NoiseIdentity(Secp256k1Identity(key.secret), entropy)
         self._sessions = sessions
@@ -105,15 +107,23 @@ class Entrance:
             await trio.aclose_forcefully(stream)
             return
         session = None
+        gives_way = trio.CancelScope()
+        given_up = self.handshakes.begin(gives_way, there.host, trio.current_time())
+        if given_up is not None:
+            given_up.cancel()
         try:
-            with trio.fail_after(UPGRADE_TIMEOUT):
-                session = await self.establish(
-                    stream, initiator=False, address=str(there), arrived_from=there.host
-                )
-        except (OverlayError, trio.TooSlowError) as error:
-            self._report(HandshakeFailed(str(there), _why(error), str(error) or "it took too long"))
+            with gives_way:
+                try:
+                    with trio.fail_after(UPGRADE_TIMEOUT):
+                        session = await self.establish(
+                            stream, initiator=False, address=str(there), arrived_from=there.host
+                        )
+                except (OverlayError, trio.TooSlowError) as error:
+                    self._report(HandshakeFailed(str(there), _why(error), str(error) or "it took too long"))
+            if gives_way.cancelled_caught:
+                self._report(HandshakeFailed(str(there), "limit", "it gave way to others' handshakes"))
         finally:
-            self._gate.upgraded()
+            self.handshakes.end(gives_way)
             if session is None:
                 self._gate.left(there.host)
 

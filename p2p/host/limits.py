@@ -1,8 +1,9 @@
 """Who may connect, how many, and who goes first when there are too many. No I/O.
 
 `Gate` counts connections by where they come from and refuses with a reason: before the handshake by address, after it
-by who it is. `prune` chooses which sessions to end when a node is nearly full. Called by the overlay, and by nobody
-else; who is *admitted* to the protocols is decided by hello (`p2p.discovery.admission`).
+by who it is. `Handshakes` has those that hang keep nobody out. `prune` chooses which sessions to end when a node is
+nearly full. Called by the overlay, and by nobody else; who is *admitted* to the protocols is decided by hello
+(`p2p.discovery.admission`).
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class HostLimits(msgspec.Struct, frozen=True):
     """Sessions with one peer; the oldest ends for a further one."""
     per_place: int = 32
     """Inbound connections from one IPv4 address or one IPv6 /64."""
-    upgrades: int = 64
-    """Inbound handshakes under way at once."""
+    upgrades: int = 256
+    """Inbound handshakes under way at once; a further one has another of a crowded place given up."""
     guests: int = 64
     """Foreign libp2p programs."""
     deny: tuple[str, ...] = ()
@@ -60,12 +61,10 @@ class Gate:
                 self._denied_networks.append(ipaddress.ip_network(entry, strict=False))
         self.total = 0
         """Connections that were let in or made, handshakes included."""
-        self.upgrades = 0
-        """Inbound handshakes under way."""
         self._places: Counter[str] = Counter()
 
     def __repr__(self) -> str:
-        return f"<Gate {self.total} connections, {self.upgrades} handshakes>"
+        return f"<Gate {self.total} connections>"
 
     def refuses_place(self, host: str) -> str | None:
         """Return why no connection with an IP address is wanted, if so."""
@@ -80,25 +79,18 @@ class Gate:
         return None if denied is None else f"{denied} is on the deny-list"
 
     def arrive(self, host: str) -> str | None:
-        """Let an inbound connection in, whose handshake begins; or return why not."""
+        """Let an inbound connection in; or return why not."""
         reason = self.refuses_place(host)
         place = place_of(host)
         if reason is None:
             if self.total >= self.limits.connections:
                 reason = f"there are {self.total} connections, and no more may be"
-            elif self.upgrades >= self.limits.upgrades:
-                reason = f"{self.upgrades} handshakes are under way, and no more may be"
             elif self._places[place] >= self.limits.per_place and not self._exempt(host):
                 reason = f"{place} has {self._places[place]} connections already"
         if reason is None:
             self.total += 1
-            self.upgrades += 1
             self._places[place] += 1
         return reason
-
-    def upgraded(self) -> None:
-        """Note that the handshake of a connection that arrived is over, either way."""
-        self.upgrades -= 1
 
     def made(self) -> None:
         """Note a connection that this node made, or that came through a relay."""
@@ -124,6 +116,60 @@ def place_of(host: str) -> str:
     if address.version == 4:
         return host
     return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+
+
+HANDSHAKE_PATIENCE = 2.0
+"""Seconds that a handshake has when others of no less crowded places wait; an honest one takes a few round trips."""
+
+
+class Handshakes(Generic[K]):
+    """Inbound handshakes under way. When there are too many, the place with the most of them pays.
+
+    A stranger can begin handshakes for nothing and let them hang. If newcomers were turned away meanwhile, two
+    addresses could keep everybody else out; so a newcomer from a place with fewer has one of theirs given up.
+
+    Args:
+        most: how many there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._under_way: dict[K, tuple[str, float]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Handshakes {len(self)} of {self._most}>"
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    def begin(self, key: K, host: str, now: float) -> K | None:
+        """Enter a handshake; return the one to be given up for it, if any: another's, or itself.
+
+        Args:
+            host: the IP address that it comes from.
+        """
+        place = place_of(host)
+        given_up: K | None = None
+        if len(self._under_way) >= self._most:
+            given_up = self._crowded_out(place, now)
+            if given_up is None:
+                return key
+            self.end(given_up)
+        self._under_way[key] = place, now
+        return given_up
+
+    def end(self, key: K) -> None:
+        """Note that a handshake is over, either way."""
+        self._under_way.pop(key, None)
+
+    def _crowded_out(self, place: str, now: float) -> K | None:
+        """Return the oldest of the most crowded place; none if that is no less crowded by its loss, and all young."""
+        crowds = Counter(where for where, _ in self._under_way.values())
+        most = max(crowds.values())
+        key, since = next((k, t) for k, (where, t) in self._under_way.items() if crowds[where] == most)
+        if crowds[place] + 1 < most or now - since >= HANDSHAKE_PATIENCE:
+            return key
+        return None
 
 
 class Held(msgspec.Struct, Generic[K], frozen=True):

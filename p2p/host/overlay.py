@@ -503,7 +503,7 @@ class LibP2POverlay:
         budget = self._entrance.budget
         return HostFigures(
             connections=self._gate.total,
-            handshakes=self._gate.upgrades,
+            handshakes=len(self._entrance.handshakes),
             streams=sum(session.wire.stream_count for session in self._sessions.all()),
             memory_limit=budget.limit,
             memory_held=budget.held,

@@ -276,13 +276,26 @@ async def test_a_peer_has_so_many_sessions_and_the_oldest_gives_way() -> None:
 async def test_handshakes_that_hang_are_bounded_and_end() -> None:
     async with make(limits=HostLimits(upgrades=3)).running() as a, make().running() as b:
         hanging = [await trio.open_tcp_stream(*place_of(a)) for _ in range(3)]
-        await eventually(lambda: a._gate.upgrades == 3)
+        await eventually(lambda: len(a._entrance.handshakes) == 3)
         with pytest.raises(PeerUnreachable):
             await b.connect(a.listen_addresses()[0])
         for stream in hanging:
             await stream.aclose()
-        await eventually(lambda: a._gate.upgrades == a._gate.total == 0)
+        await eventually(lambda: len(a._entrance.handshakes) == a._gate.total == 0)
         await connect(b, a)
+
+
+async def test_handshakes_that_hang_do_not_keep_out_another_address() -> None:
+    limits = HostLimits(upgrades=3)
+    async with make(limits=limits).running() as a, make(reuse_port=False).running() as b:
+        hanging = [
+            await trio.open_tcp_stream(*place_of(a), local_address="127.0.0.2")
+            for _ in range(limits.upgrades)
+        ]
+        await eventually(lambda: len(a._entrance.handshakes) == limits.upgrades)
+        await connect(b, a)
+        assert await hanging[0].receive_some() == b""  # the oldest gave way
+        await eventually(lambda: len(a._entrance.handshakes) == limits.upgrades - 1)
 
 
 async def test_idle_sessions_make_room_before_anybody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.host.limits import Gate, Held, HostLimits, place_of, prune
+from p2p.host.limits import (
+    HANDSHAKE_PATIENCE,
+    Gate,
+    Handshakes,
+    Held,
+    HostLimits,
+    place_of,
+    prune,
+)
 
 NODE = "0x" + "ab" * 20
 
@@ -52,12 +60,44 @@ def test_the_total_counts_everyone_and_is_given_back() -> None:
     assert door.arrive("192.0.2.3") is None
 
 
-def test_handshakes_under_way_are_bounded() -> None:
-    door = gate(upgrades=1)
-    assert door.arrive("192.0.2.1") is None
-    assert "handshakes" in str(door.arrive("192.0.2.2"))
-    door.upgraded()
-    assert door.arrive("192.0.2.2") is None
+def test_handshakes_that_hang_keep_out_nobody_from_elsewhere() -> None:
+    handshakes: Handshakes[str] = Handshakes(4)
+    for i in range(3):
+        assert handshakes.begin(f"a{i}", "192.0.2.1", now=float(i) / 10) is None
+    assert handshakes.begin("b0", "192.0.2.2", now=0.3) is None
+    assert handshakes.begin("a3", "192.0.2.1", now=0.4) == "a3"  # its own place is the crowded one
+    assert handshakes.begin("c0", "192.0.2.3", now=0.4) == "a0"
+    assert handshakes.begin("d0", "192.0.2.4", now=0.4) == "a1"
+    assert handshakes.begin("e0", "192.0.2.5", now=0.4) == "e0"  # each of the others has one
+    assert len(handshakes) == 4
+    handshakes.end("a2")
+    assert handshakes.begin("e1", "192.0.2.5", now=0.5) is None
+
+
+def test_handshakes_that_are_old_give_way_to_anybody() -> None:
+    handshakes: Handshakes[str] = Handshakes(2)
+    for i in range(2):
+        handshakes.begin(f"a{i}", "192.0.2.1", now=float(i))
+    assert handshakes.begin("a2", "192.0.2.1", now=HANDSHAKE_PATIENCE - 0.1) == "a2"
+    assert handshakes.begin("a3", "192.0.2.1", now=HANDSHAKE_PATIENCE) == "a0"
+    assert handshakes.begin("a4", "192.0.2.1", now=HANDSHAKE_PATIENCE) == "a4"
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.floats(0, 3)), max_size=60))
+def test_handshakes_are_bounded_and_the_one_that_is_given_up_is_known(
+    arrivals: list[tuple[int, float]],
+) -> None:
+    handshakes: Handshakes[int] = Handshakes(6)
+    under_way: set[int] = set()
+    now = 0.0
+    for key, (host, pause) in enumerate(arrivals):
+        now += pause
+        under_way.add(key)
+        given_up = handshakes.begin(key, f"192.0.2.{host}", now)
+        if given_up is not None:
+            assert given_up in under_way
+            under_way.remove(given_up)
+        assert len(handshakes) == len(under_way) <= 6
 
 
 def test_the_deny_list_knows_names_addresses_and_networks() -> None:
