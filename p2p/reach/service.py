@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from p2p.entropy import Entropy
     from p2p.reach.circuit import CircuitStream
     from p2p.reach.host import Link, ReachHost
+    from p2p.reach.port_mapper import PortMapper
     from p2p.reach.puncher import Outcome
     from p2p.reach.verdict import PortMapping, Verdict
 
@@ -120,6 +121,11 @@ class ReachService:
         )
         self._dial_back = DialBackClient(host, entropy=entropy)
         self._dial_back_server = DialBackServer(host, clock=clock, entropy=entropy)
+        self._port_mapper: PortMapper | None = None
+        if settings.port_mapping:
+            from p2p.reach.port_mapper import PortMapper  # with httpx, which is of no other use here
+
+            self._port_mapper = PortMapper(host.listening, self.mapped, clock=clock, entropy=entropy)
         self._puncher = Puncher(host, self._seen_at, clock=clock)
 
     @property
@@ -171,6 +177,8 @@ class ReachService:
                 nursery.start_soon(self.relays.run)
                 if self.settings.hole_punching:
                     nursery.start_soon(self._puncher.run)
+                if self._port_mapper is not None:
+                    nursery.start_soon(self._port_mapper.run)
                 while True:
                     self._news = trio.Event()
                     self._step(nursery)
@@ -311,7 +319,7 @@ class ReachService:
 
     def _announced(self, verdict: Verdict) -> list[str]:
         open_ = [a for family in verdict.families if family.state == "public" for a in family.external]
-        open_ += [mapping.external for mapping in self._mappings]
+        open_ += [m.external for m in self._mappings if self._host.acceptable(m.external)]
         with_peer = [f"{address}/p2p/{self._host.peer_id}" for address in dict.fromkeys(open_)]
         return [*with_peer, *self.relays.addresses][:MAX_ANNOUNCED]
 
