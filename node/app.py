@@ -320,6 +320,7 @@ async def _session(node: Node, owner_token: str, key: str) -> Session | None:
 async def _join_overlay(node: Node) -> None:
     """Load libp2p and be part of the network until cancelled."""
     from p2p import host
+    from p2p.reach.reports import report_changes
     from p2p.reach.service import ReachService, ReachSettings
 
     await host.prepare()
@@ -362,6 +363,7 @@ async def _join_overlay(node: Node) -> None:
         await stack.enter_async_context(overlay.running())
         nursery = await stack.enter_async_context(trio.open_nursery())
         nursery.start_soon(reach.run)
+        stack.callback(report_changes(reach, node.events.add))
         node.reach = reach
         if config["overlay.dht"]:
             node.directory = await _join_directory(node, overlay, stack)

@@ -37,6 +37,8 @@ MAX_EVENTS = 1000
 """Most events that are told at a time."""
 LOOK_UP_TIMEOUT = 30.0
 """Seconds for a search of the directory."""
+REACH_TIMEOUT = 10.0
+"""Seconds for asking peers anew how they see this node; what they said before counts where they are slow."""
 PING_TIMEOUT = 5.0
 """Seconds to wait for the answer to one ping."""
 
@@ -103,7 +105,7 @@ class _Net:
                     {"nodeId": peer.node_id, "peerId": peer.peer_id, **_session(peer)}
                     for peer in overlay.peers()
                 ],
-                "guests": [{"peerId": guest.node_id, **_session(guest)} for guest in overlay.guests()],
+                "guests": [{**_session(guest), "peerId": guest.node_id} for guest in overlay.guests()],
             }
         )
 
@@ -182,6 +184,9 @@ class _Net:
 
     async def check(self, request: ApiRequest) -> Response:
         node = self._node
+        if node.reach is not None:
+            with trio.move_on_after(REACH_TIMEOUT):
+                await node.reach.check()
         bootstrap = node.config["overlay.bootstrap"]
         facts = await probe.examine(node.overlay, bootstrap=bootstrap, **probe.known_of(node))
         checks = judge(facts)

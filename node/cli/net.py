@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 NET = "/golem-p2p/v1/net"
 PATIENCE = 45.0
 """Seconds that the node has for making a session, over those that its answer takes anyway."""
+CHECK_PATIENCE = 180.0
+"""Seconds that the node has for a netcheck: many first peers that are silent take their time."""
 
 
 # --- peers --------------------------------------------------------------------------------------------------
@@ -249,7 +251,7 @@ def netcheck(argv: Sequence[str]) -> int:
         """
         config = config_of(data_dir)
         try:
-            document = NodeClient(config).post(f"{NET}/check", timeout=PATIENCE)
+            document = NodeClient(config).post(f"{NET}/check", timeout=CHECK_PATIENCE)
         except NotRunning:
             document = _offline(config)
         emit(document, as_json, lambda: _show_checks(document))

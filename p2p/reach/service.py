@@ -307,8 +307,6 @@ class ReachService:
         self._host.announce(self._announced(verdict))
         if verdict == self._verdict:
             return
-        if verdict.state != self._verdict.state:
-            _log.info("how this node is reached", verdict=verdict.headline, evidence=verdict.evidence)
         self._verdict = verdict
         for listener in list(self._listeners):
             listener(verdict)
