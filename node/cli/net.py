@@ -66,10 +66,23 @@ def peers(argv: Sequence[str]) -> int:
 def _show_peers(document: dict[str, Any]) -> None:
     named = [(p["nodeId"], p) for p in document["peers"]] + [(g["peerId"], g) for g in document["guests"]]
     rows = [
-        (name, p["address"], p["direction"], p["path"], _milliseconds(p["rttMs"]), p["since"], p["agent"])
+        (
+            name,
+            p["address"],
+            p["direction"],
+            p["path"],
+            _milliseconds(p["rttMs"]),
+            _second(p["since"]),
+            p["agent"],
+        )
         for name, p in named
     ]
     table(("peer", "address", "dialled", "path", "rtt", "since", "software"), rows)
+
+
+def _second(time: str) -> str:
+    """Return a time without the fractions of its second, which people do not read."""
+    return time.partition(".")[0].removesuffix("Z") + "Z"
 
 
 def _milliseconds(rtt: float | None) -> str:
@@ -203,7 +216,7 @@ def _about(address: dict[str, Any]) -> str:
         return f"{'dialled by it' if address['direction'] == 'in' else 'dialled by us'}, {address['path']}"
     if address["source"] == "directory":
         return "signed by the node"
-    proven = f"it was there at {address['provenAt']}" if address["provenAt"] else "not proven"
+    proven = f"it was there at {_second(address['provenAt'])}" if address["provenAt"] else "not proven"
     failed = f", failed {address['failures']} times since" if address["failures"] else ""
     teller = f", told by {address['toldBy']}" if address["toldBy"] else ""
     return proven + failed + teller
@@ -220,7 +233,7 @@ def _show_event(event: dict[str, Any]) -> None:
     shown = {k: v for k, v in event.items() if k not in ("seq", "at", "event", "reason")}
     words = " ".join(f"{name}={value}" for name, value in shown.items())
     reason = f"  {event['reason']}" if event.get("reason") else ""
-    say(printable(f"{event['at']}  {event['event']:<17}  {words}{reason}"))
+    say(printable(f"{_second(event['at'])}  {event['event']:<17}  {words}{reason}"))
     sys.stdout.flush()
 
 
@@ -288,9 +301,9 @@ def _show_checks(document: dict[str, Any]) -> None:
             word = f"\x1b[{_COLOURS[check['level']]}m{word}\x1b[0m"
         say(f"{word}  {check['name']:<10} {printable(check['says'])}")
         for line in check["details"]:
-            say(f"{'':<17} {printable(line)}")
+            say(f"{'':<17}{printable(line)}")
         for line in check["do"]:
-            say(f"{'':<14} -> {printable(line)}")
+            say(f"{'':<14}-> {printable(line)}")
     counts = [check["level"] for check in document["checks"]]
     fail, warn = counts.count("fail"), counts.count("warn")
     say("all is well" if not fail + warn else f"{fail} failed, {warn} to look at")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -136,7 +137,7 @@ async def _dial(overlay: Overlay, address: str, before: set[str]) -> Bootstrap:
     except ThisNode:
         return Bootstrap(address)
     except PeerUnreachable as error:
-        return Bootstrap(address, problem=str(error))
+        return Bootstrap(address, problem=_without_place(str(error), address))
     except trio.TooSlowError:
         return Bootstrap(address, problem=f"no session came about within {DIAL_TIMEOUT:g} s")
     return Bootstrap(address, peer, connected=peer in before)
@@ -161,7 +162,9 @@ async def knock(addresses: Sequence[str]) -> list[Listening]:
             problem = os.strerror(error.errno) if error.errno else str(error)
         found[address] = Listening(address, problem)
 
-    places = [(address, place) for address in addresses if (place := _place(address)) is not None]
+    places = [
+        (address, place) for address in dict.fromkeys(addresses) if (place := _place(address)) is not None
+    ]
     async with trio.open_nursery() as nursery:
         for address, (host, port) in places[:MAX_PROBED]:
             nursery.start_soon(one, address, host, port)
@@ -177,6 +180,11 @@ def dropped(events: EventLog) -> list[Dropped]:
     }
     counts = {code: count for (kind, code), count in events.counts.items() if kind == "peer-dropped"}
     return [Dropped(why, counts[why], reason) for why, reason in sorted(latest.items())]
+
+
+def _without_place(problem: str, address: str) -> str:
+    """Return a reason without the words that say where, which the line begins with."""
+    return re.sub(r"^no session with \S+: ", "", problem).replace(f"{address}: ", "")
 
 
 def _place(address: str) -> tuple[str, int] | None:

@@ -236,7 +236,7 @@ class LibP2POverlay:
         return self._listening
 
     def listen_addresses(self) -> Sequence[str]:
-        return (*self._announced, *self._listening)
+        return tuple(dict.fromkeys((*self._announced, *self._listening)))
 
     def peers(self) -> Sequence[PeerInfo]:
         return [self._measured(info) for info in self._sessions.peers()]

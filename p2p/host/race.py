@@ -9,7 +9,9 @@ Source: RFC 8305, sections 4 and 5.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -141,6 +143,8 @@ async def run(
 def _reason(error: Exception) -> str:
     if isinstance(error, trio.TooSlowError):
         return "nobody answered in time"
+    if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
+        return os.strerror(error.errno)  # what trio adds is the address, which whoever reads this knows
     if isinstance(error, OSError | OverlayError):
         return str(error) or type(error).__name__
     return repr(error)

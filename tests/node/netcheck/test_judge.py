@@ -69,6 +69,7 @@ def test_what_is_wrong_always_comes_with_what_to_do() -> None:
         {"peers_in": 0, "peers_out": 0},
         {"peers_in": 0, "peers_out": 1},
         {"verdict": UNKNOWN},
+        {"directory": Directory(0, published=False)},
         {"dropped": (Dropped("network", 1, "it is on 'test'"),)},
         {"dropped": (Dropped("version", 1, "it needs 2"),)},
     )

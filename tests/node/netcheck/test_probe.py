@@ -34,6 +34,14 @@ async def test_first_peers_are_dialled(autojump_clock: MockClock) -> None:
         assert len(found) == 5, "each once"
 
 
+def test_a_reason_does_not_say_again_where() -> None:
+    address = "/ip4/127.0.0.1/tcp/9/p2p/x"
+    said = f"no session with {STRANGER}: {address}: Connection refused; {address}: it was cut off"
+    assert probe._without_place(said, address) == "Connection refused; it was cut off"
+    dropped = f"{STRANGER} was reached, but it is on network 'test'"
+    assert probe._without_place(dropped, address) == dropped
+
+
 async def test_what_is_gathered(autojump_clock: MockClock) -> None:
     async with memory_nodes(3, seed=4) as (here, there, _):
         events = EventLog(here.clock)
