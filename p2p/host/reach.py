@@ -11,7 +11,8 @@ from p2p.host.addresses import InvalidAddress, is_acceptable, parse_address
 from p2p.host.entrance import UPGRADE_TIMEOUT
 from p2p.host.tcp import Place, dial
 from p2p.identity import NodeId
-from p2p.overlay import PeerUnreachable, is_guest
+from p2p.overlay import PeerUnreachable, StreamBroken, is_guest
+from p2p.protobuf import WireError
 from p2p.session import MuxedStream, Secp256k1Identity
 
 if TYPE_CHECKING:
@@ -141,8 +142,13 @@ class HostReach:
             session = next(carried, None)
             if session is None:
                 stream.reset()
-            else:
+                return
+            try:
                 await handler(stream, self._link(session))
+            except WireError as error:
+                raise StreamBroken(f"{session.peer} does not speak {protocol}: {error}") from error
+            except trio.TooSlowError as error:
+                raise StreamBroken(f"{session.peer} said nothing on {protocol} for too long") from error
 
         if before_hello:
             self._early.add(protocol)

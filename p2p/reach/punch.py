@@ -16,7 +16,7 @@ from p2p.reach.judge import bare, place_of
 from p2p.reach.punch_wire import HolePunch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 ATTEMPTS = 3
 """The specification's: one, and two more."""
@@ -26,6 +26,18 @@ PATIENCE = 1.5
 """Seconds."""
 MAX_TARGETS = 8
 LONGEST_ROUND_TRIP = 10.0
+
+
+def pauses() -> Iterator[float]:
+    """Yield the seconds between two dials of one address in one attempt: short at first, when a hole may just open.
+
+    They grow, because the addresses are the peer's word: it must not be able to have this node knock at somebody's
+    door a hundred times.
+    """
+    pause = 0.05
+    while True:
+        yield pause
+        pause = min(pause * 2, 2.0)
 
 
 class Asking:

@@ -15,7 +15,7 @@ from p2p.reach import punch_wire
 from p2p.reach.framing import Framed
 from p2p.reach.identify import identify
 from p2p.reach.judge import place_of
-from p2p.reach.punch import ATTEMPT_SECONDS, ATTEMPTS, PATIENCE, Answering, Asking, targets
+from p2p.reach.punch import ATTEMPT_SECONDS, ATTEMPTS, PATIENCE, Answering, Asking, pauses, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 DIRECT_SECONDS = 4.0
 """That a plain dial of a peer's public addresses may take, before holes are punched."""
 MESSAGE_TIMEOUT = 15.0
-RETRY_PAUSE = 0.05
+ANSWER_PAUSE = 20.0
+"""Seconds until a peer may ask for a hole again."""
 SETTLE = 0.05
 """Seconds to let links gather before looking at them."""
 MAX_AT_ONCE = 16
@@ -58,6 +59,7 @@ class Puncher:
         self._tried: set[Link] = set()
         self._retired: set[Link] = set()
         self._busy: set[str] = set()
+        self._answered: dict[str, float] = {}
 
     def start(self) -> None:
         """Answer peers that ask for a hole."""
@@ -149,7 +151,7 @@ class Puncher:
     # A's part.
 
     async def _answer(self, stream: Stream, link: Link) -> None:
-        if link.path != "relayed":
+        if link.path != "relayed" or not self._may_ask(link.peer):
             stream.reset()
             return
         framed = Framed(stream, punch_wire.MAX_MESSAGE_BYTES)
@@ -165,6 +167,15 @@ class Puncher:
                     await framed.send(punch_wire.encode(ours))
                     continue
                 done = await self._dial(link, self._targets(told), client=True)
+
+    def _may_ask(self, peer: str) -> bool:
+        """Return whether a peer may have this node dial what it likes; not often, for that costs others too."""
+        now = self._clock.monotonic()
+        self._answered = {other: at for other, at in self._answered.items() if at + ANSWER_PAUSE > now}
+        if peer in self._answered or len(self._answered) >= MAX_REMEMBERED:
+            return False
+        self._answered[peer] = now
+        return True
 
     # Both.
 
@@ -198,7 +209,9 @@ class Puncher:
         return self._is_direct(link)
 
     async def _dial_one(self, link: Link, address: str, *, client: bool, once: bool) -> None:
-        while not self._is_direct(link):
+        for pause in pauses():
+            if self._is_direct(link):
+                return
             try:
                 stream = await self._host.dial_shared(address)
                 first = client or await _silent(stream)
@@ -209,7 +222,7 @@ class Puncher:
                 _log.debug("no direct link yet", peer=link.peer, address=address, error=str(error))
                 if once:
                     return
-                await trio.sleep(RETRY_PAUSE)
+                await trio.sleep(pause)
 
     def _is_direct(self, link: Link) -> bool:
         links = self._host.links()

@@ -111,6 +111,10 @@ class LabNode:
         """Say what became of this node's attempts to make the peer's relayed session direct."""
         return {"how": self.reach.punched.get(peer, "")}
 
+    async def do_paths(self, peer: str) -> dict[str, Any]:
+        """Say how each session with a peer goes."""
+        return {"paths": [link.path for link in self.overlay.reach_host.links() if link.peer == peer]}
+
     def _path(self, peer: str) -> str:
         return next((info.path for info in self.overlay.peers() if info.node_id == peer), "none")
 

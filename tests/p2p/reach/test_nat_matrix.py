@@ -141,6 +141,14 @@ async def outcome(found: Nodes, one: str, other: str) -> str:
         return f"failed: {met['error']}"
     if met["first"] == met["last"]:
         return str(met["last"])
+    with trio.move_on_after(15):
+        paths = [""]
+        while "relayed" in paths or "" in paths:  # it drains: no stream is left on it
+            await trio.sleep(0.25)
+            paths = (await found.ask(one, "paths", peer=peer))["paths"]
+            paths += (await found.ask(other, "paths", peer=found.ready[one]))["paths"]
+    if "relayed" in paths:
+        return f"direct, but the relayed session stays: {paths}"
     how = await found.ask(other, "how", peer=found.ready[one])
     return {"dialled": "direct", "punched": "punched"}.get(how["how"], f"unexplained: {how['how']!r}")
 

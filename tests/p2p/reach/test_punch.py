@@ -6,7 +6,17 @@ import pytest
 import trio
 
 from p2p.protobuf import WireError
-from p2p.reach.punch import ATTEMPTS, LONGEST_ROUND_TRIP, MAX_TARGETS, PATIENCE, Answering, Asking, targets
+from p2p.reach.punch import (
+    ATTEMPT_SECONDS,
+    ATTEMPTS,
+    LONGEST_ROUND_TRIP,
+    MAX_TARGETS,
+    PATIENCE,
+    Answering,
+    Asking,
+    pauses,
+    targets,
+)
 from p2p.reach.punch_wire import HolePunch
 from p2p.reach.puncher import _silent
 from tests.p2p.session.ends import sockets
@@ -45,6 +55,15 @@ def test_attempts_are_counted() -> None:
         answering.heard(HolePunch("sync"))
     with pytest.raises(WireError, match="more than"):
         answering.heard(HolePunch("connect", (HERE,)))
+
+
+def test_an_address_is_dialled_often_at_first_and_then_less() -> None:
+    dials, spent = 0, 0.0
+    for pause in pauses():
+        dials, spent = dials + 1, spent + pause
+        if spent >= ATTEMPT_SECONDS:
+            break
+    assert 5 <= dials <= 10
 
 
 def test_only_what_is_worth_it_is_dialled() -> None:
