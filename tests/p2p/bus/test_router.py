@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 from structlog.testing import capture_logs
 
+from p2p import codec
 from p2p.bus.api import (
     BadContent,
+    BusError,
     BusTimeout,
     Call,
     Caller,
@@ -25,9 +28,17 @@ from tests.p2p.bus.conftest import NODE
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from trio.testing import MockClock
+
     from p2p.bus.router import LocalBus
 
 PEER = "0x" + "ab" * 20
+
+
+class Question(msgspec.Struct, frozen=True):
+    """Asks nothing in particular."""
+
+
 FROM_PEER = Caller(PEER, local=False)
 
 
@@ -227,3 +238,49 @@ async def test_a_request_that_is_too_large_goes_nowhere(bus: LocalBus) -> None:
     with pytest.raises(BadContent, match="at most"):
         async with bus.stream("/public/a/M", bytes(MAX_BODY_BYTES + 1)):
             pass
+
+
+async def test_calls_are_counted_by_way_and_outcome(bus: LocalBus, autojump_clock: MockClock) -> None:
+    async def refuse(caller: Caller, request: Question) -> None:
+        raise ServiceError("forbidden", "no")
+
+    async def hang(caller: Caller, request: Question) -> None:
+        await trio.sleep(20)
+
+    service = Service()
+    service.method(Question, refuse, name="Refuse")
+    service.method(Question, hang, name="Hang")
+    service.method(Question, answer_nothing, name="Answer")
+    bus.register("/public/counted", service)
+    bus.attach_peers(PeerCalls())
+    body = codec.encode(Question())
+    for address, caller in (
+        ("/public/counted/Answer", None),
+        ("/public/counted/Refuse", None),
+        ("/public/counted/Hang", None),
+        ("/public/counted/Nothing", FROM_PEER),
+        ("/public/counted/Answer", FROM_PEER),
+        (f"/net/{PEER}/far/Answer", None),
+        ("/local/secret", FROM_PEER),
+    ):
+        with contextlib.suppress(BusError):
+            if caller is None:
+                await bus.call(address, body, timeout=5)
+            else:
+                await bus.call_as(caller, address, body, timeout=5)
+    with trio.move_on_after(1):
+        await bus.call("/public/counted/Hang", body)
+    assert bus.calls.outcomes == {
+        ("local", "ok"): 1,
+        ("local", "refused"): 1,
+        ("local", "timeout"): 1,
+        ("local", "cancelled"): 1,
+        ("in", "no-endpoint"): 2,
+        ("in", "ok"): 1,
+        ("out", "ok"): 1,
+    }
+    assert bus.calls.seconds["local"].sum == pytest.approx(6)
+
+
+async def answer_nothing(caller: Caller, request: Question) -> None:
+    """Answer."""

@@ -6,6 +6,8 @@ import contextlib
 
 import trio
 
+from p2p.events import HandshakeFailed, NetEvent
+from p2p.host.limits import HostLimits
 from p2p.identity import PrivateKey
 from p2p.overlay import PeerUnreachable, protocol_id
 from p2p.testing.conformance import ask, connect, echo, eventually
@@ -74,3 +76,20 @@ async def test_dials_are_counted_by_what_became_of_them() -> None:
                 await a.connect(address)
             assert a.figures().dials[outcome] == 1, a.figures().dials
         assert a.figures().dials["ok"] == 1
+
+
+async def test_connections_that_come_to_nothing_are_told_with_why() -> None:
+    events: list[NetEvent] = []
+    overlay = make(report=events.append, limits=HostLimits(deny=("127.0.0.2",)))
+    async with overlay.running():
+        host, port = place_of(overlay)
+        async with await trio.open_tcp_stream(host, port) as garbage:
+            await garbage.send_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 100)
+            await eventually(lambda: len(events) == 1)
+        await (await trio.open_tcp_stream(host, port)).aclose()
+        await eventually(lambda: len(events) == 2)
+        async with await trio.open_tcp_stream(host, port, local_address="127.0.0.2"):
+            await eventually(lambda: len(events) == 3)
+    assert [e.why for e in events if isinstance(e, HandshakeFailed)] == ["protocol", "lost", "limit"]
+    assert "deny-list" in events[2].reason  # type: ignore[attr-defined]
+    assert events[2].address.startswith("/ip4/127.0.0.2/tcp/")  # type: ignore[attr-defined]
