@@ -6,7 +6,8 @@
 `make_pair` returns an async context manager that yields two running overlays of one network that are not
 connected yet, of which the first can reach the second at its first listen address. Each check gets a fresh
 pair. A check that fails raises AssertionError, or `trio.TooSlowError` when what it waits for never comes.
-Works on virtual and on real time.
+Works on virtual and on real time. Two checks need more than that and are called on their own: `check_stalled_reader`
+with the seconds that a test can spend, and `check_vanished_peer` with a way to make a peer vanish.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ CHECK_TIMEOUT = 30.0
 """Seconds that one check may take."""
 MAX_UNREAD_BYTES = 32 * 2**20
 """What a sender may push into a reader that does not read, all buffers on the way included."""
+BULK_BYTES = 24 * 2**20
+"""What each of some streams moves while others ask; more than all buffers on the way hold."""
 
 
 async def check_overlay(
@@ -351,6 +354,150 @@ async def check_one_session_for_many(a: Overlay, b: Overlay) -> None:
     assert changes == [PeerChange(b.node_id, True)]
 
 
+async def check_streams_from_both_at_once(a: Overlay, b: Overlay) -> None:
+    """Both sides may dial each other, and open streams, in the same moment; what is opened works."""
+    protocol = serve(a, "cross", echo)
+    serve(b, "cross", echo)
+    await connect(a, b)
+    await a.disconnect(b.node_id)
+    await eventually(lambda: not a.peers() and not b.peers())
+    answers: list[bytes] = []
+
+    async def meet(one: Overlay, other: Overlay) -> None:
+        await one.connect(other.listen_addresses()[0])
+
+    async def talk(opener: Overlay, other: Overlay, number: int) -> None:
+        stream = await opener.open_stream(other.node_id, protocol)
+        answers.append(await ask(stream, b"%d" % number))
+
+    for _ in range(3):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(meet, a, b)
+            nursery.start_soon(meet, b, a)
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(talk, a, b, number)
+                nursery.start_soon(talk, b, a, number)
+        assert sorted(answers) == sorted(b"%d" % number for number in range(10) for _ in range(2))
+        answers.clear()
+        for one, other in ((a, b), (b, a)):
+            assert [peer.node_id for peer in one.peers()] == [other.node_id]
+
+
+async def check_stalled_reader_beside_others(a: Overlay, b: Overlay) -> None:
+    """Readers that do not read stop their own streams alone: others open, ask and move much meanwhile."""
+    go_on = trio.Event()
+    read: list[int] = []
+
+    async def stall(stream: Stream) -> None:
+        await go_on.wait()
+        read.append(len(await receive_all(stream)))
+
+    stalled, good = serve(b, "stalled", stall), serve(b, "good", echo)
+    await connect(a, b)
+    sent = [0] * 3
+
+    async def fill(number: int) -> None:
+        stream = await a.open_stream(b.node_id, stalled)
+        while not go_on.is_set():
+            await stream.send_all(bytes(65_536))
+            sent[number] += 65_536
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        for number in range(len(sent)):
+            nursery.start_soon(fill, number)
+        await settled(lambda: sum(sent), limit=len(sent) * MAX_UNREAD_BYTES)
+        for number in range(20):
+            stream = await a.open_stream(b.node_id, good)
+            assert await ask(stream, b"%d" % number) == b"%d" % number
+        much = bytes(range(256)) * 8192
+        assert await ask(await a.open_stream(b.node_id, good), much) == much
+        assert not read
+        go_on.set()
+    await eventually(lambda: len(read) == len(sent))
+    assert sorted(read) == sorted(sent)
+
+
+async def check_calls_beside_bulk(a: Overlay, b: Overlay) -> None:
+    """A question on one stream is answered while others carry as much as they can."""
+    moved = [0]
+
+    async def count(stream: Stream) -> None:
+        while data := await stream.receive_some(262_144):
+            moved[0] += len(data)
+
+    bulk, good = serve(b, "bulk", count), serve(b, "good", echo)
+    await connect(a, b)
+
+    async def fill(stream: Stream) -> None:
+        for _ in range(BULK_BYTES // 262_144):
+            await stream.send_all(bytes(262_144))
+        await stream.aclose()
+
+    call = await a.open_stream(b.node_id, good)
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(fill, await a.open_stream(b.node_id, bulk))
+        for _ in range(10):
+            before = moved[0]
+            await call.send_all(b"?")
+            assert await call.receive_some() == b"?"
+            assert moved[0] - before <= BULK_BYTES, "a question waits until others have sent what they want"
+    await eventually(lambda: moved[0] == 4 * BULK_BYTES)
+    call.reset()
+
+
+async def check_stalled_reader(a: Overlay, b: Overlay, seconds: float = 1.0) -> None:
+    """A reader that stalls for `seconds` keeps its stream, and reads on without loss. A minute is nothing special."""
+    digests: list[bytes] = []
+
+    async def stall(stream: Stream) -> None:
+        hash_ = hashlib.sha256(await stream.receive_some(1))
+        await trio.sleep(seconds)
+        while piece := await stream.receive_some():
+            hash_.update(piece)
+        digests.append(hash_.digest())
+
+    protocol = serve(b, "pause", stall)
+    await connect(a, b)
+    stream = await a.open_stream(b.node_id, protocol)
+    hash_ = hashlib.sha256()
+    for number in range(64):
+        block = number.to_bytes(2, "big") * 32_768
+        hash_.update(block)
+        await stream.send_all(block)
+    await stream.aclose()
+    await eventually(lambda: bool(digests), timeout=seconds + 10)
+    assert digests == [hash_.digest()]
+    assert len(a.peers()) == 1
+
+
+async def check_vanished_peer(a: Overlay, b: Overlay, vanish: Callable[[], None], *, within: float) -> None:
+    """A peer that vanishes without a word is found to be gone: its streams break, its session ends, once.
+
+    Args:
+        a: stays.
+        b: is connected with `a`, and vanishes.
+        vanish: lets nothing that `a` and `b` say reach the other any more, and ends nothing.
+        within: seconds in which `a` has to notice.
+    """
+    changes: list[PeerChange] = []
+    protocol = serve(b, "gone", echo)
+    a.subscribe_peers(changes.append)
+    waiting, asking = await a.open_stream(b.node_id, protocol), await a.open_stream(b.node_id, protocol)
+    await asking.send_all(b"here?")
+    assert await asking.receive_some() == b"here?"
+    vanish()
+    with trio.fail_after(within):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(broken, waiting.receive_some)
+            await broken(lambda: send_now_and_then(asking))
+    await eventually(lambda: bool(changes))
+    assert changes == [PeerChange(b.node_id, False)]
+    assert not a.peers()
+
+
 async def check_large_transfer(a: Overlay, b: Overlay) -> None:
     """Megabytes arrive whole and in order, whatever the sizes of writes and reads."""
     total = 8 * 2**20
@@ -454,6 +601,10 @@ CHECKS: tuple[Callable[[Overlay, Overlay], Awaitable[None]], ...] = (
     check_peer_changes,
     check_disconnect,
     check_many_streams,
+    check_streams_from_both_at_once,
+    check_stalled_reader_beside_others,
+    check_calls_beside_bulk,
+    check_stalled_reader,
     check_one_session_for_many,
     check_large_transfer,
     check_cancelled_read,
@@ -511,6 +662,13 @@ async def send_forever(stream: Stream) -> None:
     """Send until it fails."""
     while True:
         await stream.send_all(bytes(1024))
+
+
+async def send_now_and_then(stream: Stream) -> None:
+    """Send a little, again and again, until it fails."""
+    while True:
+        await stream.send_all(b"still there?")
+        await trio.sleep(0.05)
 
 
 async def broken(use: Callable[[], Awaitable[object]]) -> None:

@@ -13,7 +13,18 @@ from p2p.entropy import SeededEntropy
 from p2p.identity import NodeId, PrivateKey
 from p2p.overlay import Overlay, PeerUnreachable, StreamBroken, protocol_id
 from p2p.testing.clock import EPOCH_NS, VirtualClock
-from p2p.testing.conformance import CHECKS, ask, broken, check_overlay, connect, echo, eventually, serve
+from p2p.testing.conformance import (
+    CHECKS,
+    ask,
+    broken,
+    check_overlay,
+    check_stalled_reader,
+    check_vanished_peer,
+    connect,
+    echo,
+    eventually,
+    serve,
+)
 from p2p.testing.determinism import Auditor, deterministic_scheduling
 from p2p.testing.network import Link
 from p2p.testing.overlay import MemoryNetwork
@@ -53,6 +64,21 @@ async def test_conformance_on_other_links(link: Link, autojump_clock: MockClock)
 
 async def test_check_overlay_runs_all(autojump_clock: MockClock) -> None:
     await check_overlay(lambda: pair(Link()))
+
+
+@pytest.mark.parametrize("seconds", [30.0, 3600.0])
+async def test_a_reader_may_stall_for_long(autojump_clock: MockClock, seconds: float) -> None:
+    async with pair(Link(loss=0.01)) as (a, b):
+        await check_stalled_reader(a, b, seconds)
+
+
+@pytest.mark.parametrize("detection", [0.0, 50.0])
+async def test_a_peer_that_vanishes(autojump_clock: MockClock, detection: float) -> None:
+    network = MemoryNetwork(VirtualClock(), SeededEntropy(1), detection=detection)
+    a, b = network.overlay(ALICE), network.overlay(BOB)
+    async with a.running(), b.running():
+        await connect(a, b)
+        await check_vanished_peer(a, b, lambda: network.isolate(BOB), within=detection + 1)
 
 
 async def test_clock_starts_at_its_epoch(autojump_clock: MockClock) -> None:
