@@ -1,7 +1,8 @@
 """From a proven session to an admitted one: hello in both roles, bounded in time, with a logged reason.
 
-A peer that has no hello, and none of our protocols, is a foreign libp2p program: it may be welcomed as a guest. One
-that has protocols of ours is a node, of another network or version; it is dropped, never a guest.
+A peer that has no hello, and none of our protocols but Kademlia, is a foreign libp2p program: it may be welcomed
+as a guest. One that has other protocols of ours is a node, of another network or version; it is dropped, never a
+guest.
 
 Shared by all implementations of `Overlay`, which say how to open a stream on one particular session and how to
 close it. `Discovery` is the `Admission` that they are given; without one every session is admitted at once.
@@ -15,7 +16,7 @@ import structlog
 import trio
 
 from p2p.discovery.exchange import HelloRefused
-from p2p.discovery.messages import Unfit, explain_refusal
+from p2p.discovery.messages import Unfit, explain_refusal, is_of_a_node
 from p2p.discovery.sessions import S
 from p2p.events import PeerDropped, logged
 from p2p.overlay import OverlayError, PeerUnreachable, ProtocolRefused, is_guest
@@ -34,7 +35,6 @@ HELLO_TIMEOUT = 10.0
 GUEST_PATIENCE = 1.0
 """Seconds until a peer that dialled and said no hello is asked what it serves."""
 
-_OURS = "/golem-p2p/"
 
 _log = structlog.get_logger("p2p.hello")
 
@@ -198,8 +198,9 @@ class Door(Generic[S]):
         protocols: tuple[str, ...] = ()
         with trio.move_on_after(HELLO_TIMEOUT / 2):
             protocols = await self._served(session)
-        if self._welcome is None or not protocols or any(p.startswith(_OURS) for p in protocols):
-            return explain_refusal(self._admission.network, protocols)
+        network = self._admission.network
+        if self._welcome is None or not protocols or any(is_of_a_node(p, network) for p in protocols):
+            return explain_refusal(network, protocols)
         reason = self._welcome(session)
         return None if reason is None else Unfit("limit", reason)
 

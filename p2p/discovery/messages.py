@@ -90,6 +90,14 @@ def mismatch(ours: Hello, theirs: Hello) -> Unfit | None:
     return None
 
 
+def is_of_a_node(protocol: str, network: str) -> bool:
+    """Return whether who serves `protocol` is a node, of whatever network, and no foreign libp2p program.
+
+    Those may take part in the Kademlia of `network`, which has an id of ours but is spoken as libp2p does.
+    """
+    return protocol.startswith("/golem-p2p/") and not protocol.startswith(f"/golem-p2p/{network}/kad/")
+
+
 def explain_refusal(network: str, protocols: tuple[str, ...]) -> Unfit:
     """Return why a peer that serves `protocols` does not serve our hello, for the log."""
     for protocol in protocols:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 HOSTS = 20
 PUTS = GETS = 20
 SIMULATED = 500
-FINDS = 300
+FINDS = 200
 LEAVING = 0.3
 PROTOCOL = "/golem-p2p/devnet/kad/1.0.0"
 LISTEN = "/ip4/127.0.0.1/tcp/0"
@@ -174,6 +174,9 @@ async def simulated() -> Mapping[str, Any]:
         await trio.sleep(60)
         joined = (time.process_time() - began) / SIMULATED * 1000
         requests = sum(node.kademlia.counters["requests"] for node in world.nodes) / SIMULATED
+        await trio.sleep(
+            1200
+        )  # so that what was published when the network was small is with the nearest of all
         before = await finds(world)
         for node in world.chance.sample(world.nodes, round(LEAVING * SIMULATED)):
             await world.leave(node)

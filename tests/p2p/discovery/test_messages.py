@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from p2p.codec import CodecError, decode, encode
-from p2p.discovery.messages import MAX_FRAME_BYTES, Hello, KnownPeer, explain_refusal, mismatch
+from p2p.discovery.messages import MAX_FRAME_BYTES, Hello, KnownPeer, explain_refusal, is_of_a_node, mismatch
 from p2p.identity.alias import AliasRecord
 
 HELLO = Hello(network="devnet", agent="test/1", version=3, oldest=2, addresses=("/memory/x",))
@@ -85,3 +85,20 @@ def test_a_refusal_is_explained_by_what_the_peer_serves(
     unfit = explain_refusal("devnet", protocols)
     assert unfit.why == why
     assert expected in unfit.words
+
+
+@pytest.mark.parametrize(
+    ("protocol", "node"),
+    [
+        ("/golem-p2p/devnet/kad/1.0.0", False),
+        ("/golem-p2p/test/kad/1.0.0", True),
+        ("/golem-p2p/devnet/bus/1", True),
+        ("/golem-p2p/devnet/kadx/1", True),
+        ("/ipfs/kad/1.0.0", False),
+        ("/meshsub/1.2.0", False),
+    ],
+)
+def test_foreign_programs_may_take_part_in_kademlia_and_are_guests_all_the_same(
+    protocol: str, node: bool
+) -> None:
+    assert is_of_a_node(protocol, "devnet") == node
