@@ -149,7 +149,9 @@ class Discovery:
         self._aliases.shown(peer, hello.aliases, self._clock.utc_ns())
 
     def _take_in(self, peer: NodeId, hello: Hello) -> None:
-        self.policy.told(self._clock.monotonic(), peer, hello.addresses, hello.peers, self._clock.utc_ns())
+        now = self._clock.monotonic()
+        self.policy.told(now, peer, hello.addresses, hello.peers, self._clock.utc_ns())
+        self.policy.greeted(now, peer, self._chance)
         self._news.set()
 
     # For the overlay.

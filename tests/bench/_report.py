@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 
 def figure(
-    value: float, unit: str, peers: Mapping[str, float] | None = None, *, lower_is_better: bool = True
+    value: float,
+    unit: str,
+    peers: Mapping[str, float] | None = None,
+    *,
+    lower_is_better: bool = True,
+    note: str = "",
 ) -> dict[str, Any]:
     """Return one figure, with the ratio to each peer.
 
@@ -31,17 +36,21 @@ def figure(
         unit: such as "us", "ms", "MB/s".
         peers: what each peer reached, in the same unit.
         lower_is_better: true for times and sizes, false for rates.
+        note: what one has to know to read it, such as how long was measured.
     """
     compared = {}
     for peer, theirs in (peers or {}).items():
         above, below = (theirs, value) if lower_is_better else (value, theirs)
         compared[peer] = {"value": _rounded(theirs), "ratio": _rounded(above / below) if below else None}
-    return {"value": _rounded(value), "unit": unit, "peers": compared}
+    made = {"value": _rounded(value), "unit": unit, "peers": compared}
+    return made | {"note": note} if note else made
 
 
-def report(bench: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+def report(
+    bench: str, figures: Mapping[str, Any], made_on: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the object that a benchmark prints."""
-    return {"bench": bench, "machine": machine(), "figures": dict(figures)}
+    return {"bench": bench, "machine": dict(made_on or machine()), "figures": dict(figures)}
 
 
 def machine() -> dict[str, Any]:
@@ -54,13 +63,27 @@ def machine() -> dict[str, Any]:
     }
 
 
-def main(bench: str, measure: Callable[[], Mapping[str, Any]], argv: Sequence[str] | None = None) -> int:
-    """Measure and print; the exit code is 0."""
+def main(
+    bench: str,
+    measure: Callable[..., Mapping[str, Any]],
+    argv: Sequence[str] | None = None,
+    *,
+    options: Mapping[str, tuple[float, str]] | None = None,
+) -> int:
+    """Measure and print; the exit code is 0.
+
+    Args:
+        options: numbers that `measure` takes by name, each with its default and its help.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m tests.bench.{bench}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(argv)
-    result = report(bench, measure())
-    print(json.dumps(result) if options.json else _table(result))
+    for name, (default, words) in (options or {}).items():
+        parser.add_argument(f"--{name}", type=float, default=default, help=f"{words} (default: {default:g})")
+    given = vars(parser.parse_args(argv))
+    as_json = given.pop("json")
+    made_on = machine()  # first: a benchmark may pin itself to a core
+    result = report(bench, measure(**given), made_on)
+    print(json.dumps(result) if as_json else _table(result))
     return 0
 
 
@@ -68,7 +91,8 @@ def _table(result: Mapping[str, Any]) -> str:
     made_on = result["machine"]
     lines = [f"{result['bench']} on {made_on['cpu']}, {made_on['cores']} cores, {made_on['python']}"]
     for name, one in result["figures"].items():
-        lines.append(f"  {name:<52} {one['value']:>12} {one['unit']}")
+        note = f"  ({one['note']})" if "note" in one else ""
+        lines.append(f"  {name:<52} {one['value']:>12} {one['unit']}{note}")
         for peer, theirs in one["peers"].items():
             lines.append(f"    {peer:<50} {theirs['value']:>12} {one['unit']}  (ratio {theirs['ratio']})")
     return "\n".join(lines)

@@ -1,10 +1,12 @@
-"""Sessions: throughput, connecting, calls on new streams, idle connections, and a long fat link.
+"""Sessions of a node: throughput, connecting, calls on new streams, idle connections, a long fat link, and idleness.
 
-Two processes on loopback, each pinned to a core where there are two. Peer `py-libp2p`: hosts as they come, Noise
-and yamux only; peer `js-libp2p` where `make interop` has built it; in the same run and with the same work. Rates are the best of some short runs and bulk is the slower
-direction; other load on the machine makes them smaller, of both alike, while CPU times hardly change. `long_fat` is
-one process on virtual time and so shows the window and not the CPU; stock has no such way to be driven. Calls over
-the bus are compared with the same messages on open streams of the same session, without the bus.
+Two processes on loopback, each pinned to a core where there are two: a node (`LibP2POverlay`), and sessions that have
+said hello to it. Peers, in the same run and with the same work: `p2p.session` is our sessions without a host and without
+hello; `py-libp2p` its hosts as they come, Noise and yamux only; `js-libp2p` is there where `make interop` has built it.
+Rates are the best of some short runs and bulk is the slower direction; other load on the machine makes them smaller, of
+all alike, while CPU times hardly change. `long_fat` is one process on virtual time and so shows the window and not the
+CPU; the others have no such way to be driven. Calls over the bus are compared with the same messages on open streams
+of the same session, without the bus. `idle_cpu` and `idle_bytes` take `--minutes` of real time.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from tests.bench import _bus_nodes as bus_nodes
+from tests.bench import _session_idle as idle
 from tests.bench import _session_js
 from tests.bench._report import figure, main
+from tests.bench._session_node import Node
 from tests.bench._session_ours import Ours, long_fat
 from tests.bench._session_stock import Stock
 
@@ -300,11 +304,13 @@ async def _measure_subject(subject: Subject) -> dict[str, float]:
     }
 
 
-def measure() -> dict[str, Any]:
+def measure(minutes: float) -> dict[str, Any]:
     _many_files()
     js = _session_js.measure()  # before this process is pinned to a core, which its children would be too
+    idle_cpu, idle_bytes = idle.measure(minutes)
     _pin(0)
-    ours = trio.run(_measure_subject, Ours())
+    node = trio.run(_measure_subject, Node())
+    alone = trio.run(_measure_subject, Ours())
     stock = trio.run(_measure_subject, Stock())
     units = {
         "bulk_256k": ("MB/s", False),
@@ -318,9 +324,14 @@ def measure() -> dict[str, Any]:
     }
     figures = {}
     for name, (unit, lower) in units.items():
-        peers = {Stock.name: stock[name]} | ({_session_js.NAME: js[name]} if name in js else {})
-        figures[name] = figure(ours[name], unit, peers, lower_is_better=lower)
-    figures["long_fat"] = higher(long_fat(), "MB/s")
+        peers = {Ours.name: alone[name], Stock.name: stock[name]}
+        if name in js:
+            peers[_session_js.NAME] = js[name]
+        figures[name] = figure(node[name], unit, peers, lower_is_better=lower)
+    figures["long_fat"] = higher(long_fat(), "MB/s", note="of virtual time")
+    lasted = f"{idle.PEERS} peers, {minutes:g} minutes"
+    figures["idle_cpu"] = figure(idle_cpu * 100, "% of a core", note=lasted)
+    figures["idle_bytes"] = figure(idle_bytes / 1000, "kB/s", note=lasted)
     return figures | _bus_figures(bus_nodes.measure())
 
 
@@ -352,4 +363,5 @@ def _rss() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("session", measure))
+    idleness = {"minutes": (10.0, "how long the idle node is watched")}
+    raise SystemExit(main("session", measure, options=idleness))

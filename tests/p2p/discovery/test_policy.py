@@ -13,7 +13,7 @@ from p2p.clock import NANOSECONDS
 from p2p.discovery import DiscoveryPolicy, DiscoverySettings
 from p2p.discovery.messages import MAX_ADDRESSES, MAX_TOLD_PEERS, KnownPeer
 from p2p.discovery.peer_store import PeerRecord, ProvenAddress
-from p2p.discovery.policy import FORGET_UNPROVEN_AFTER, KnownAddress
+from p2p.discovery.policy import FORGET_UNPROVEN_AFTER, TOLD_AGAIN, KnownAddress
 from p2p.identity import NodeId
 
 ME = NodeId("0x" + "0" * 40)
@@ -256,6 +256,28 @@ def test_what_is_known_of_a_node_says_who_told_and_what_was_proven() -> None:
     ]
     assert book.known(node(3)) == []
     assert book.size == 2
+
+
+def test_a_peer_is_told_much_at_first_and_a_few_later() -> None:
+    book, chance = policy()
+    for n in range(2, 60):
+        book.dialled(1, at(n), node(n))
+    assert len(book.tell(node(1), chance)) == MAX_TOLD_PEERS
+    book.connected(0, node(1), chance)
+    told = [known.node_id for _ in range(40) for known in book.tell(node(1), chance)]
+    assert len(told) == 40 * TOLD_AGAIN
+    assert len(set(told)) > MAX_TOLD_PEERS
+    book.disconnected(100, node(1), chance)
+    assert len(book.tell(node(1), chance)) == MAX_TOLD_PEERS
+
+
+def test_who_was_just_greeted_need_not_be_greeted() -> None:
+    book, chance = policy()
+    book.connected(0, node(1), chance)
+    book.greeted(40, node(1), chance)
+    assert book.refreshes(40 + 44, chance) == []
+    assert book.refreshes(40 + 76, chance) == [node(1)]
+    book.greeted(0, node(2), chance)  # of whom nobody has heard
 
 
 def test_refreshes_come_about_once_a_minute() -> None:
