@@ -16,6 +16,7 @@ from node.api.web import ApiError, ApiRequest, Routes, answer, error, text
 from node.app_keys import AppKey, AppKeyError
 from node.netcheck import probe
 from node.netcheck.judge import summary
+from p2p.identity.peer_id import peer_id_of
 from protocols.ground.money import MoneyError, format_amount, linear_price
 from protocols.ground.times import format_time
 from protocols.market.errors import MarketError
@@ -125,6 +126,7 @@ class _Own:
             {
                 "schema": "golem-p2p/id/1",
                 "nodeId": node.key.node_id,
+                "peerId": peer_id_of(node.key.public_key),
                 "publicKey": node.key.public_key.hex(),
                 "addresses": list(node.overlay.listen_addresses()),
             }
@@ -338,6 +340,12 @@ def price_in_words(properties: Mapping[str, Any]) -> str:
     return words if len(words) <= _LONGEST_PRICE else "?"
 
 
+def _rounded(wei: int) -> int:
+    """Return an amount to nine digits: a price for a second, times 3600, has none beyond."""
+    grain = int(10 ** max(0, len(str(wei)) - 9))
+    return (wei + grain // 2) // grain * grain
+
+
 def _price_in_words(vector: Sequence[str], coefficients: Sequence[float]) -> str:
     if len(coefficients) != len(vector) + 1:
         return "?"
@@ -345,7 +353,7 @@ def _price_in_words(vector: Sequence[str], coefficients: Sequence[float]) -> str
     for counter, coefficient in zip(vector, coefficients, strict=False):
         unit = _UNITS.get(counter)
         scale = 3600.0 if unit else 1.0
-        amount = format_amount(linear_price([coefficient, 0.0], [scale]))
+        amount = format_amount(_rounded(linear_price([coefficient, 0.0], [scale])))
         if coefficient:
             parts.append(f"{amount}/{unit or counter.rsplit('.', 1)[-1]}")
     if coefficients[-1]:

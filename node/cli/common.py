@@ -191,6 +191,11 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     rich.console.Console().print(grid)
 
 
+def moment(time: str | None) -> str:
+    """Return a time as a table shows it: to the second. JSON has it whole."""
+    return "" if time is None else time.partition(".")[0].removesuffix("Z") + "Z"
+
+
 def printable(text: str) -> str:
     """Return text that may go to a terminal: peers choose their names, and could choose control sequences."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)

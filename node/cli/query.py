@@ -18,6 +18,7 @@ from node.cli.common import (
     config_of,
     emit,
     make_app,
+    moment,
     run_app,
     say,
     table,
@@ -93,6 +94,7 @@ def identity(argv: Sequence[str]) -> int:
 
         def people() -> None:
             say(f"node id    {document['nodeId']}")
+            say(f"peer id    {document['peerId']}")
             say(f"public key {document['publicKey']}")
             for address in document["addresses"]:
                 say(f"address    {address}")
@@ -125,7 +127,7 @@ def app_key(argv: Sequence[str]) -> int:
     def list_keys(data_dir: DataDir = "", as_json: Json = False) -> None:
         """List the keys."""
         keys = NodeClient(config_of(data_dir)).get(f"{OWN}/app-keys")
-        rows = [(key["name"], key["key"], key["identity"], key["created"]) for key in keys]
+        rows = [(key["name"], key["key"], key["identity"], moment(key["created"])) for key in keys]
         emit(
             {"schema": "golem-p2p/app-keys/1", "keys": keys},
             as_json,
@@ -160,13 +162,16 @@ def offers(argv: Sequence[str]) -> int:
         """List the offers that this node knows, its own included."""
         found = NodeClient(config_of(data_dir)).get(f"{OWN}/offers", filter=constraints or None)
         rows = [
-            (o["provider"], o["name"], o["runtime"], o["threads"], o["memGib"], o["price"], o["expires"])
+            (
+                o["provider"], o["name"], o["runtime"], o["threads"], o["memGib"], o["price"], moment(o["expires"])
+            )
             for o in found
-        ]
+        ]  # fmt: skip
         headers = ("provider", "name", "runtime", "threads", "GiB", "price", "lease until")
         emit({"schema": "golem-p2p/offers/1", "offers": found}, as_json, lambda: table(headers, rows))
         if not found and not as_json:
-            complain("no offers yet. On devnet: golem-p2p devnet up")
+            nothing = "no offer matches." if constraints else "no offers yet. On devnet: golem-p2p devnet up"
+            complain(nothing)
 
     return run_app(app, argv, "golem-p2p offers")
 
@@ -185,7 +190,8 @@ def agreements(argv: Sequence[str]) -> int:
         """List agreements, newest last."""
         found = NodeClient(config_of(data_dir)).get(f"{OWN}/agreements", state=state or None)
         rows = [
-            (a["id"][:16] + "…", a["role"], a["state"], a["peer"], a["created"], a["paid"]) for a in found
+            (a["id"][:16] + "…", a["role"], a["state"], a["peer"], moment(a["created"]), a["paid"])
+            for a in found
         ]
         headers = ("agreement", "we are", "state", "with", "created", "paid")
         emit({"schema": "golem-p2p/agreements/1", "agreements": found}, as_json, lambda: table(headers, rows))

@@ -26,6 +26,7 @@ from node.cli.common import (
     emit,
     is_running,
     make_app,
+    printable,
     run_app,
     say,
 )
@@ -88,8 +89,7 @@ def main(argv: Sequence[str]) -> int:
             spec.check()
         except JobError as error:
             raise CliError(str(error), 2) from error
-        if not program.is_file():
-            raise CliError(f"there is no program {program}", 2)
+        _check_files(program, spec)
         config = config_of(data_dir, parse_settings(settings or []))
         raise SystemExit(run_job(config, spec, as_json=as_json))
 
@@ -109,9 +109,9 @@ def run_job(config: Config, spec: JobSpec, *, as_json: bool) -> int:
         emit({"schema": "golem-p2p/run/1", **msgspec.to_builtins(progress)}, True, lambda: None)
     else:
         account(progress)
-        verdict = {"done": "done", "stopped": "stopped", "failed": f"failed: {progress.error}"}
-        how = verdict.get(progress.phase, progress.phase)
-        say(f"{how} in {progress.elapsed:.1f} s, {progress.done} of {progress.tasks} tasks")
+        why = f": {printable(progress.error)}" if progress.error else ""
+        when = f"{progress.phase} after {progress.elapsed:.1f} s"
+        say(f"{when}, {progress.done} of {progress.tasks} tasks done{why}")
     return {"done": 0, "stopped": INTERRUPTED}.get(progress.phase, FAILURE)
 
 
@@ -175,6 +175,20 @@ async def follow_job(bus: Bus, spec: JobSpec, view: JobView) -> JobProgress:
         nursery.cancel_scope.cancel()
     assert last is not None
     return last
+
+
+def _check_files(program: Path, spec: JobSpec) -> None:
+    """Raise CliError for what would fail on every provider."""
+    if not program.is_file():
+        raise CliError(f"there is no program {program}", 2)
+    with program.open("rb") as file:
+        if file.read(4) not in (b"\0asm", b"PK\x03\x04"):
+            raise CliError(f"{program} is neither a .wasm module nor a .ywasi image: it begins otherwise", 2)
+    for host, _ in spec.inputs:
+        for index in range(spec.tasks if "{i}" in host else 1):
+            path = Path(spec.filled(host, index))
+            if not path.is_file():
+                raise CliError(f"--input: there is no file {path}", 2)
 
 
 def _pair(text: str, *, host_first: bool) -> tuple[str, str]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from protocols.ground.money import MoneyError, parse_amount
+
 MAX_ATTEMPTS = 3
 MAX_TASKS = 10_000
 RUNTIME = "wasmtime"
@@ -51,6 +53,14 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise JobError(f"--tasks must be 1 to {MAX_TASKS}")
         if not 1 <= self.providers <= 256:
             raise JobError("--providers must be 1 to 256")
+        try:
+            budget = parse_amount(self.budget)
+        except MoneyError as error:
+            raise JobError(f"--budget: {error}") from error
+        if budget <= 0:
+            raise JobError("--budget must be more than nothing")
+        if not self.task_timeout > 0:
+            raise JobError("--timeout must be more than 0 seconds")
         for _, guest in self.inputs:
             _check_guest(guest)
         for guest, host in self.outputs:
@@ -165,6 +175,8 @@ class ProviderReport(msgspec.Struct, frozen=True, kw_only=True):
     balance_after: str = ""
     transactions: tuple[str, ...] = ()
     """Hashes of the transactions that paid it."""
+    error: str = ""
+    """What went wrong with it last."""
 
 
 class JobProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,7 +210,7 @@ class JobProgress(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def eta(self) -> float | None:
         """Return the seconds left at the present pace, or None before the first task is done."""
-        if not self.done or self.phase != "working":
+        if not self.done or self.done == self.tasks or self.phase != "working":
             return None
         return self.elapsed / self.done * (self.tasks - self.done)
 

@@ -152,6 +152,7 @@ class Job:
             else "",
             balance_after=format_amount(last.balance_after) if last.balance_after is not None else "",
             transactions=tuple(tx for part in parts for tx in part.transactions),
+            error=last.error,
         )
 
     # --- the walk ---------------------------------------------------------------------------------------
@@ -438,8 +439,11 @@ class Job:
             return
         self._set("paying", "waiting for invoices")
         with trio.move_on_after(INVOICE_TIMEOUT):
-            while not all(hired.invoiced or hired.state == "lost" for hired in worked):
+            while not all(hired.invoiced or hired.gone for hired in worked):
                 await self._changed_within(0.5)
+        for hired in worked:
+            if hired.state == "finished" and hired.error and not hired.invoiced:
+                self._error = self._error or f"{hired.name or hired.provider} is not paid: {hired.error}"
         with contextlib.suppress(PaymentError):
             await self._node.payment.service.process_now(self._me, platform)
         self._set("paying", "paying on chain")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from node.requestor.job import JobSpec, TaskBoard, script_of
-from protocols.activity.errors import ActivityError
+from protocols.activity.errors import ActivityError, Unreachable
 from protocols.activity.messages import CommandResult
 from protocols.files.errors import FilesError
 from protocols.market.errors import MarketError
@@ -46,6 +46,8 @@ class Hired:
         self.offer = offer
         self.state = "starting"
         self.error = ""
+        self.gone = False
+        """Whether it does not answer any more, so that its bill is not waited for."""
         self.task: int | None = None
         self.activities = 0
         self.accepted_wei = 0
@@ -89,6 +91,7 @@ async def work(node: NodeParts, spec: JobSpec, hired: Hired, board: TaskBoard, c
             hired.state = "finished"
         except (ActivityError, ProviderFailed, TaskFailed) as error:
             hired.state, hired.error = "lost", str(error)
+            hired.gone = isinstance(error, Unreachable)
     finally:
         with trio.CancelScope(shield=True):
             await _finish(node, hired, activity_id)
@@ -171,8 +174,8 @@ async def _run(node: NodeParts, activity_id: str, script: list[dict[str, Any]], 
 
 def _explain(result: ExeScriptCommandResult, script: list[dict[str, Any]]) -> str:
     (command,) = script[result.index]
-    said = str(result.stderr or result.stdout or "").strip()
-    return f"{command}: {result.message or 'failed'}" + (f" | {said[-500:]}" if said else "")
+    said, message = str(result.stderr or result.stdout or "").strip()[-500:], result.message or "failed"
+    return f"{command}: {message}" + (f" | {said}" if said and said not in message else "")
 
 
 async def _finish(node: NodeParts, hired: Hired, activity_id: str) -> None:

@@ -51,14 +51,19 @@ def test_files_go_in_and_out_and_every_failure_says_why(requestor: Node, tmp_pat
             (),
             "51",
         ),
-        (b"this is no module", (), "module"),
+        (b"\0asm but no module", (), "module"),
         (COPY, (), "44"),  # /work/in is not there: WASI's errno for "no such file"
     ):
         code, outcome = run(requestor, program, tmp_path, "--providers", "1", *arguments)
         assert (code, outcome["phase"]) == (1, "failed"), words
         assert words in outcome["error"].lower(), outcome["error"]
 
-    code, outcome = run(requestor, COPY, tmp_path, "--input", f"{tmp_path}/in-0:/work/in")
+    copying = ("--input", f"{tmp_path}/in-0:/work/in")
+    code, outcome = run(requestor, COPY, tmp_path, *copying, "--providers", "1", "--budget", "0.00000000001")
+    assert (code, outcome["phase"], outcome["done"]) == (1, "failed", 1), "the work is done, but not paid"
+    assert "is not paid: " in outcome["error"]
+
+    code, outcome = run(requestor, COPY, tmp_path, *copying)
     assert (code, outcome["phase"]) == (0, "done"), "the network goes on"
 
 

@@ -174,6 +174,9 @@ def test_a_price_that_is_none(properties: dict[str, Any]) -> None:
 def test_prices_in_words() -> None:
     assert price_in_words({VECTOR: ["golem.usage.duration_sec"], PRICES: [0.0, 0.0]}) == "free"
     assert price_in_words({VECTOR: [], PRICES: [1]}) == "1 to start"
+    hourly = {VECTOR: ["golem.usage.duration_sec"], PRICES: [0.025 / 3600, 0.0]}
+    assert price_in_words(hourly) == "0.025/h", "no digits that only dividing has made"
+    assert price_in_words({**hourly, PRICES: [1e-17, 0.0]}) == "0.000000000000036/h"
     assert price_in_words({VECTOR: ["golem.usage.gib"], PRICES: [2.5, 0]}) == "2.5/gib"
 
 

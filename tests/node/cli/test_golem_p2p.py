@@ -128,6 +128,32 @@ def test_usage_is_2(run: Run, argv: tuple[str, ...]) -> None:
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("no", (), "there is no program"),
+        ("text", (), "neither a .wasm module nor a .ywasi image"),
+        ("module", ("--budget", "much"), "--budget: 'much' is not an amount"),
+        ("module", ("--budget", "0"), "--budget"),
+        ("module", ("--timeout", "0"), "--timeout"),
+        ("module", ("--tasks", "0"), "--tasks"),
+        ("module", ("--input", "gone:/work/in"), "there is no file"),
+        ("module", ("--tasks", "3", "--input", "in-{i}:/work/in"), "in-1"),
+        ("module", ("--tasks", "2", "--output", "/work/out:out"), "put {i} into the name"),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_anybody_is_hired(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "module").write_bytes(b"\0asm\1\0\0\0")
+    (tmp_path / "in-0").touch()
+    ran = run("run", name, *options)
+    assert ran.code == 2, (ran.out, ran.err)
+    assert says in ran.err
+
+
 def test_refusals_are_one_line(run: Run, house: House) -> None:
     for argv, code in (
         (("app-key", "drop", "no such key"), 4),

@@ -35,6 +35,7 @@ def test_a_line_says_progress_time_left_and_cost() -> None:
 
 def test_no_estimate_before_the_first_task_is_done() -> None:
     assert "left" not in line(msgspec.structs.replace(WORKING, done=0))
+    assert "left" not in line(msgspec.structs.replace(WORKING, done=16))
 
 
 def test_lines_come_when_something_happens(capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,6 +42,11 @@ def test_nothing_is_lost_and_nothing_done_twice(count: int, steps: list[tuple[st
         {"inputs": (("a", "work/a"),)},
         {"inputs": (("a", "/work/../a"),)},
         {"tasks": 2, "outputs": (("/work/a", "a"),)},
+        {"budget": "x"},
+        {"budget": "0"},
+        {"budget": "-1"},
+        {"task_timeout": 0.0},
+        {"task_timeout": float("nan")},
     ],
 )
 def test_refuses_jobs_that_make_no_sense(changes: dict[str, object]) -> None:
