@@ -45,6 +45,8 @@ APPROVAL_TIMEOUT = 15.0
 """Seconds that a provider has to approve an agreement."""
 INVOICE_TIMEOUT = 30.0
 """Seconds to wait for invoices once the work is over."""
+LAST_REFUSAL = 2
+"""How often a bill is found not to be payable, such as for a budget that is too small, before it is given up."""
 SETTLE_TIMEOUT = 120.0
 """Seconds to wait for accepted bills to be paid on chain; paying goes on behind after that."""
 AGREEMENT_LIFE = 3600
@@ -416,6 +418,7 @@ class Job:
                     await self._accept_for(hired)
                 except PaymentError as error:
                     hired.error = str(error)
+                    hired.refusals += 1
                     self._log.warning("bill not accepted", agreement=hired.agreement_id, reason=str(error))
             await payment.document_events(
                 self._me, "invoice", after_ns=self._node.clock.utc_ns(), timeout=2.0
@@ -439,7 +442,7 @@ class Job:
             return
         self._set("paying", "waiting for invoices")
         with trio.move_on_after(INVOICE_TIMEOUT):
-            while not all(hired.invoiced or hired.gone for hired in worked):
+            while not all(hired.invoiced or hired.gone or hired.refusals >= LAST_REFUSAL for hired in worked):
                 await self._changed_within(0.5)
         for hired in worked:
             if hired.state == "finished" and hired.error and not hired.invoiced:

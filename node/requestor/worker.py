@@ -53,6 +53,8 @@ class Hired:
         self.accepted_wei = 0
         self.paid_wei = 0
         self.invoiced = False
+        self.refusals = 0
+        """How often its bill was found not to be payable."""
         self.balance_before: int | None = None
         self.balance_after: int | None = None
         self.transactions: tuple[str, ...] = ()
