@@ -19,7 +19,7 @@ from p2p.discovery.exchange import HelloRefused
 from p2p.discovery.messages import Unfit, explain_refusal, is_of_a_node
 from p2p.discovery.sessions import S
 from p2p.events import PeerDropped, logged
-from p2p.overlay import OverlayError, PeerUnreachable, ProtocolRefused, is_guest
+from p2p.overlay import OverlayError, PeerUnreachable, ProtocolRefused, StreamBroken, is_guest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -155,7 +155,7 @@ class Door(Generic[S]):
             with trio.move_on_after(GUEST_PATIENCE):
                 await self._sessions.admission(session)
             if self._waits(session):
-                foreign = await self._foreign(session)
+                foreign = self._foreign(session, await self._protocols_of(session))
                 if foreign is None or foreign.why in ("limit", "network"):
                     unfit, deadline = foreign, 0.0
         with trio.move_on_at(deadline):
@@ -190,14 +190,25 @@ class Door(Generic[S]):
 
     async def _unfit(self, session: S, error: BaseException) -> Unfit | None:
         """Return why hello failed; None if the peer was welcomed as a guest instead."""
-        return await self._foreign(session) if isinstance(error, ProtocolRefused) else self._misfit(error)
+        assert self._admission is not None
+        if not isinstance(error, ProtocolRefused | StreamBroken):
+            return self._misfit(error)
+        protocols = await self._protocols_of(session)
+        # Hello is said together with its protocol's name: whoever does not know that may reset the stream at what
+        # follows, and then its refusal is lost.
+        if isinstance(error, StreamBroken) and (not protocols or self._admission.protocol in protocols):
+            return self._misfit(error)
+        return self._foreign(session, protocols)
 
-    async def _foreign(self, session: S) -> Unfit | None:
+    async def _protocols_of(self, session: S) -> tuple[str, ...]:
+        protocols: tuple[str, ...] = ()
+        with trio.move_on_after(HELLO_TIMEOUT / 2) as patience:
+            protocols = await self._served(session)
+        return () if patience.cancelled_caught else protocols
+
+    def _foreign(self, session: S, protocols: tuple[str, ...]) -> Unfit | None:
         """Welcome a peer without hello as a guest, if it is one; else return why not."""
         assert self._admission is not None
-        protocols: tuple[str, ...] = ()
-        with trio.move_on_after(HELLO_TIMEOUT / 2):
-            protocols = await self._served(session)
         network = self._admission.network
         if self._welcome is None or not protocols or any(is_of_a_node(p, network) for p in protocols):
             return explain_refusal(network, protocols)

@@ -179,7 +179,7 @@ class LibP2POverlay:
             self._sessions,
             self.discovery,
             node=key.node_id,
-            open_stream=HostSession.open_stream,
+            open_stream=HostSession.open_hello,
             served=protocols_of,
             close=self._entrance.end,
             report=report or logged,

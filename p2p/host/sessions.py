@@ -101,6 +101,10 @@ class HostSession:
         """Name the peer by its PeerId from now on."""
         self.peer = self.wire.name = self.wire.peer_id
 
+    async def open_hello(self, protocol: str) -> MuxedStream:
+        """Open the first stream of a session: what it says need not wait until the peer has agreed to it."""
+        return await self.wire.open_stream(protocol, lazy=True)
+
     async def open_stream(self, protocol: str) -> MuxedStream:
         """Open a stream and agree on its protocol; without a round trip if the peer has agreed to it before.
 

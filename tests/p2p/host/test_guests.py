@@ -24,7 +24,7 @@ from p2p.host.limits import HostLimits
 from p2p.identity import NodeId, PrivateKey
 from p2p.identity.peer_id import node_id_of_peer
 from p2p.overlay import PeerChange, PeerUnreachable, is_guest
-from p2p.testing.conformance import ask, broken, connect, echo, eventually, serve
+from p2p.testing.conformance import ask, broken, connect, echo, eventually, receive_all, serve
 from tests.p2p.broadcast.stock import stock_gossip
 from tests.p2p.broadcast.world import NAME, WIRE_NAME, Store, record
 from tests.p2p.host.nodes import make, pair, session_of, works
@@ -202,7 +202,11 @@ async def test_a_guest_that_says_hello_is_dropped() -> None:
         liar._host.served[PING] = None
         liar._host.served["/ipfs/id/1.0.0"] = liar._host.identify
         await eventually(lambda: bool(node.guests()))
-        await broken(lambda: session.open_stream(node.discovery.protocol))
+
+        async def say_hello() -> None:
+            await receive_all(await session.open_stream(node.discovery.protocol))
+
+        await broken(say_hello)
         await eventually(lambda: not node.guests() and not len(node._sessions))
 
 

@@ -205,6 +205,7 @@ async def test_half_open_peers_are_let_go() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)  # for a machine that does ten other things
 async def test_a_thousand_connections_of_whole_overlays_come_and_go() -> None:
     with structlog.testing.capture_logs():  # cheaper than to print them
         await _thousand_come_and_go()
