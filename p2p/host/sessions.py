@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 NEGOTIATION_TIMEOUT = 10.0
 """Seconds to agree on a stream's protocol."""
 
+STANDING = "/meshsub/"
+"""Protocols whose streams stay open with every peer, whether or not anything is said: they are no use of a session."""
+
 Path = Literal["direct", "relayed"]
 Direction = Literal["in", "out"]
 
@@ -93,7 +96,7 @@ class HostSession:
             guest=is_guest(self.peer),
             inbound=self.direction == "in",
             relayed=self.path == "relayed",
-            streams=self.wire.stream_count + self.kept,
+            streams=sum(not p.startswith(STANDING) for p in self.wire.speaking) + self.kept,
             since=self.since,
         )
 

@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
+from p2p.broadcast.wire import PROTOCOL_12
 from p2p.host.identify import identify
 from p2p.host.limits import HostLimits
 from p2p.identity import NodeId
@@ -301,6 +302,7 @@ async def test_handshakes_that_hang_do_not_keep_out_another_address() -> None:
 async def test_idle_sessions_make_room_before_anybody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("p2p.host.entrance.SETTLING", 0.0)
     hub = make(limits=HostLimits(prune_above=2))
+    hub.serve(PROTOCOL_12, echo)
     busy, idle, fresh = (make() for _ in range(3))
     async with hub.running(), busy.running(), idle.running(), fresh.running():
         protocol = serve(hub, "echo", echo)
@@ -309,7 +311,10 @@ async def test_idle_sessions_make_room_before_anybody_is_refused(monkeypatch: py
         await stream.send_all(b"!")
         assert await stream.receive_some() == b"!"
         await connect(idle, hub)
-        await eventually(lambda: not any(s.wire.stream_count for s in hub._sessions.of(idle.node_id)))
+        gossip = await idle.open_stream(hub.node_id, PROTOCOL_12)  # every peer has one
+        await gossip.send_all(b"!")
+        assert await gossip.receive_some() == b"!"
+        await eventually(lambda: not any(s.held().streams for s in hub._sessions.of(idle.node_id)))
         await connect(fresh, hub)
         await eventually(lambda: not idle.peers())
         assert {peer.node_id for peer in hub.peers()} == {busy.node_id, fresh.node_id}
