@@ -215,6 +215,7 @@ Report = Callable[[NetEvent], None]
 
 def logged(event: NetEvent) -> None:
     """Write an event's line: what a component reports to where nobody keeps a log."""
+    event = _tame(event)
     getattr(_log, event.level)(event.kind, **msgspec.structs.asdict(event))
 
 
@@ -263,9 +264,7 @@ class EventLog:
 
     def add(self, event: NetEvent) -> None:
         """Keep an event, count it and log it."""
-        reason = getattr(event, "reason", "")
-        if len(reason) > MAX_REASON:
-            event = msgspec.structs.replace(event, reason=reason[: MAX_REASON - 1] + "…")
+        event = _tame(event)
         self._last += 1
         entry = Entry(self._last, self._clock.utc_ns(), event)
         self._entries.setdefault(event.kind, deque(maxlen=self._kept)).append(entry)
@@ -286,3 +285,12 @@ class EventLog:
         """Wait until there is an event after number `seq`."""
         while self._last <= seq:
             await self._added.wait()
+
+
+def _tame(event: NetEvent) -> NetEvent:
+    """Return the event with a reason that is short, and one line of printable text, whatever a peer said."""
+    reason: str = getattr(event, "reason", "")
+    if len(reason) <= MAX_REASON and reason.isprintable():
+        return event
+    cut = reason if len(reason) <= MAX_REASON else reason[: MAX_REASON - 1] + "…"
+    return msgspec.structs.replace(event, reason="".join(c if c.isprintable() else "\ufffd" for c in cut))

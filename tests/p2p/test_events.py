@@ -17,6 +17,7 @@ from p2p.events import (
     PeerConnected,
     PeerDisconnected,
     PeerDropped,
+    logged,
     unreported,
 )
 from p2p.testing.clock import EPOCH_NS, VirtualClock
@@ -65,6 +66,20 @@ async def test_what_peers_make_long_is_cut(autojump_clock: MockClock) -> None:
     event = log.after(0)[0].event
     assert isinstance(event, PeerDropped)
     assert len(event.reason) == MAX_REASON
+
+
+def test_what_peers_say_does_not_reach_a_terminal_as_it_is() -> None:
+    event = PeerDropped(
+        WHO, dialled=True, why="version", reason="it speaks 1 (x\x1b]0;owned\x07\nevent=all-is-well)"
+    )
+    with structlog.testing.capture_logs() as lines:
+        log = EventLog(clock=FixedClock())
+        log.add(event)
+        logged(event)
+    kept = log.after(0)[0].event
+    assert isinstance(kept, PeerDropped)
+    for reason in (kept.reason, lines[0]["reason"], lines[1]["reason"]):
+        assert reason == "it speaks 1 (x\ufffd]0;owned\ufffd\ufffdevent=all-is-well)"
 
 
 async def test_who_waits_is_woken_by_the_next(autojump_clock: MockClock) -> None:
