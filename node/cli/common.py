@@ -187,7 +187,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
     grid = rich.table.Table(*headers, box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
-        grid.add_row(*(rich.text.Text(printable(str(cell))) for cell in row))
+        # What is too long goes on below: a node id that was cut could not be copied.
+        grid.add_row(*(rich.text.Text(printable(str(cell)), overflow="fold") for cell in row))
     rich.console.Console().print(grid)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import sys
@@ -26,6 +27,7 @@ from node.cli.common import (
     say,
     table,
 )
+from p2p.clock import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +67,7 @@ def peers(argv: Sequence[str]) -> int:
 
 def _show_peers(document: dict[str, Any]) -> None:
     named = [(p["nodeId"], p) for p in document["peers"]] + [(g["peerId"], g) for g in document["guests"]]
+    now_ns = SystemClock().utc_ns()
     rows = [
         (
             name,
@@ -72,12 +75,22 @@ def _show_peers(document: dict[str, Any]) -> None:
             p["direction"],
             p["path"],
             _milliseconds(p["rttMs"]),
-            _second(p["since"]),
+            _age(p["since"], now_ns),
             p["agent"],
         )
         for name, p in named
     ]
-    table(("peer", "address", "dialled", "path", "rtt", "since", "software"), rows)
+    table(("peer", "address", "dialled", "path", "rtt", "for", "software"), rows)
+
+
+def _age(since: str, now_ns: int) -> str:
+    """Return for how long something has lasted, to two digits or so."""
+    began = dt.datetime.fromisoformat(since[:19]).replace(tzinfo=dt.UTC)
+    seconds = max(0, now_ns // 10**9 - round(began.timestamp()))
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
 
 
 def _second(time: str) -> str:

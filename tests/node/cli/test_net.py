@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from node.cli import net
+from p2p.clock import SystemClock
 from p2p.entropy import SeededEntropy
 from p2p.identity import PrivateKey
 from p2p.identity.peer_id import peer_id_of
+from p2p.testing.clock import EPOCH_NS
 from tests.node.cli.conftest import House, Ran, start, until
 
 if TYPE_CHECKING:
@@ -232,7 +234,8 @@ def test_ping_of_who_is_not_there_is_one_line(
     assert words in ran.err
 
 
-def test_peers_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+def test_peers_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SystemClock, "utc_ns", lambda self: EPOCH_NS + 11 * 86_400 * 10**9)
     session: dict[str, Any] = {
         "address": "/ip4/192.0.2.1/tcp/4001",
         "direction": "in",
@@ -250,10 +253,23 @@ def test_peers_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         "dialled": "in",
         "path": "relayed",
         "rtt": "12.3 ms",
-        "since": "2026-01-01T00:00:00Z",
+        "for": "11 d",
         "software": "golem-p2p/1\ufffd[31m",
     }
     assert (second[0], second[4]) == ("12D3KooWxyz", "")
+
+
+def test_ages() -> None:
+    for seconds, words in (
+        (-5, "0 s"),
+        (0, "0 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (7199, "119 min"),
+        (7200, "2 h"),
+        (172_800, "2 d"),
+    ):
+        assert net._age("2026-01-01T00:00:00.123456789Z", EPOCH_NS + seconds * 10**9) == words
 
 
 def test_a_ping_for_people(capsys: pytest.CaptureFixture[str]) -> None:
