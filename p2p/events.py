@@ -106,6 +106,10 @@ class PeerDropped(NetEvent, frozen=True, tag="peer-dropped"):
     def code(self) -> str:
         return self.why
 
+    @property
+    def level(self) -> str:
+        return "info" if self.dialled else "debug"  # strangers decide how often they come
+
 
 HandshakeFault = Literal["time", "limit", "protocol", "lost"]
 """Out of time; a limit of this node; not Noise and yamux, or a wrong key; the connection was lost."""

@@ -131,7 +131,7 @@ class _Pending:
         self.ended = False
         self.window = WINDOW_BYTES if streaming else 0
         self._arrived: deque[bytes] = deque()
-        self._parts: list[bytes] | None = None
+        self._parts: bytearray | None = None
         self._error: BusError | None = None
         self._news = Waiter()
 
@@ -141,18 +141,18 @@ class _Pending:
         self._news.wake()
 
     def put_part(self, body: bytes) -> None:
-        """Take a piece of the answer."""
+        """Take a piece of the answer. Gathered in one piece, so that many small ones cost no more than few."""
         if self._parts is None:
-            self._parts = []
-        self._parts.append(body)
-        if sum(map(len, self._parts)) > MAX_BODY_BYTES:
+            self._parts = bytearray()
+        self._parts += body
+        if len(self._parts) > MAX_BODY_BYTES:
             raise BadContent("an answer longer than any may be")
 
     def answer(self, body: bytes) -> None:
         """Take the answer, or its last piece."""
         if self._parts is not None:
             self.put_part(body)
-            body = b"".join(self._parts)
+            body = bytes(self._parts)
         self.ended = True
         self.put(body)
 
@@ -475,7 +475,7 @@ class Line:
                 pending.end(frames.error_of(frame))
             case End() if pending.streaming:
                 pending.end()
-            case Part() if not pending.streaming:
+            case Part() if not pending.streaming and frame.body:
                 pending.put_part(frame.body)
             case Item() if pending.streaming:
                 if pending.window <= 0:

@@ -42,7 +42,7 @@ class AliasTable:
     def shown(self, peer: NodeId, records: Sequence[AliasRecord], now_ns: int) -> None:
         """Take in what `peer`, proven by its session, showed; records that prove nothing are left out."""
         before = self._shown.get(peer)
-        if before is not None and before[0] == records:  # said again each minute, and costly to verify
+        if before is not None and before[0] == records:  # said again and again, and costly to verify
             self._shown[peer] = self._shown.pop(peer)
             return
         self.forget(peer)
@@ -51,7 +51,7 @@ class AliasTable:
             try:
                 claims.append(verify_alias(record, peer, self._network, now_ns))
             except InvalidAlias as error:
-                _log.info("an alias that a peer showed does not hold", peer=peer, reason=str(error))
+                _log.debug("an alias that a peer showed does not hold", peer=peer, reason=str(error))
         if not claims:
             return
         if len(self._shown) >= MAX_PEERS:

@@ -150,6 +150,7 @@ class DiscoveryPolicy:
         self._connected: dict[NodeId, _Connection] = {}
         self._dialling: dict[str, Dial] = {}
         self._told_at: dict[NodeId, float] = {}
+        """When who told something last, the earliest first; what is older than MIN_TELLING_INTERVAL is dropped."""
 
     def __repr__(self) -> str:
         return f"<DiscoveryPolicy {len(self._connected)} connected, {len(self._book)} known>"
@@ -163,7 +164,6 @@ class DiscoveryPolicy:
     def disconnected(self, now: float, peer: NodeId, chance: random.Random) -> None:
         """Note that the last session with `peer` ended; it may be dialled again after a while."""
         connection = self._connected.pop(peer, None)
-        self._told_at.pop(peer, None)
         settled = connection is not None and now - connection.since >= SHORT_SESSION
         node = self._book.get(peer)
         targets: list[_Target] = [b for b in self._bootstrap.values() if b.node == peer]
@@ -219,7 +219,9 @@ class DiscoveryPolicy:
         Args:
             now_ns: UTC; by it is judged, in a later run, whether the peer's own addresses are still worth a try.
         """
-        if now - self._told_at.get(teller, -math.inf) < MIN_TELLING_INTERVAL:
+        while self._told_at and now - next(iter(self._told_at.values())) >= MIN_TELLING_INTERVAL:
+            del self._told_at[next(iter(self._told_at))]
+        if teller in self._told_at:
             return
         self._told_at[teller] = now
         self._claim(teller, own, teller)

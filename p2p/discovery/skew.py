@@ -24,7 +24,10 @@ class ClockSkew:
 
     def told(self, peer: str, theirs_ms: int, ours_ns: int) -> None:
         """Take in that a peer's clock said `theirs_ms` when this node's said `ours_ns`; 0 is no word of it."""
-        if theirs_ms and (peer in self._voices or len(self._voices) < MAX_VOICES):
+        if theirs_ms:
+            self._voices.pop(peer, None)
+            if len(self._voices) >= MAX_VOICES:  # some may have been gone before they were counted as there
+                del self._voices[next(iter(self._voices))]
             self._voices[peer] = theirs_ms / 1e3 - ours_ns / 1e9
 
     def gone(self, peer: str) -> None:

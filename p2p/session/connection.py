@@ -296,7 +296,7 @@ class Session:
         try:
             await work()
         except ProtocolError as error:
-            _log.info("a peer broke the rules", peer=self.name, error=str(error))
+            _log.debug("a peer broke the rules", peer=self.name, error=str(error))
             self._fail(f"the peer broke the rules: {error}")
             self._say_goodbye()
         except SessionError as error:

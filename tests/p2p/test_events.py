@@ -109,10 +109,12 @@ async def test_who_waits_is_woken_by_the_next(autojump_clock: MockClock) -> None
 def test_each_is_a_line_of_the_log_named_like_its_kind() -> None:
     with structlog.testing.capture_logs() as lines:
         log = EventLog(clock=FixedClock())
+        log.add(PeerDropped(WHO, dialled=True, why="silent", reason="no hello"))
         log.add(PeerDropped(WHO, dialled=False, why="silent", reason="no hello"))
         log.add(failed(4))
     assert [(line["event"], line["log_level"]) for line in lines] == [
         ("peer-dropped", "info"),
+        ("peer-dropped", "debug"),
         ("dial-failed", "debug"),
     ]
     assert (lines[0]["peer"], lines[0]["reason"]) == (WHO, "no hello")

@@ -532,6 +532,18 @@ async def test_an_answer_in_parts_has_an_end(autojump_clock: MockClock, net: Net
     assert "longer than any may be" in str(error)
 
 
+async def test_an_answer_in_parts_of_nothing_is_none(autojump_clock: MockClock, net: Net) -> None:
+    async def endless(stream: Stream) -> None:
+        raw = RawCall(stream)
+        request = await raw.receive()
+        assert isinstance(request, Request)
+        while True:
+            await raw.send(Part(request.id, b""))
+
+    net.serve_raw(endless)
+    assert isinstance(await error_of(net.here, net_address(C, "a") + "/M"), BadContent)
+
+
 async def test_a_control_stream_is_closed_when_idle(
     autojump_clock: MockClock, net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:

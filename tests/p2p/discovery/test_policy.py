@@ -13,7 +13,7 @@ from p2p.clock import NANOSECONDS
 from p2p.discovery import DiscoveryPolicy, DiscoverySettings
 from p2p.discovery.messages import MAX_ADDRESSES, MAX_TOLD_PEERS, KnownPeer
 from p2p.discovery.peer_store import PeerRecord, ProvenAddress
-from p2p.discovery.policy import FORGET_UNPROVEN_AFTER, TOLD_AGAIN, KnownAddress
+from p2p.discovery.policy import FORGET_UNPROVEN_AFTER, MIN_TELLING_INTERVAL, TOLD_AGAIN, KnownAddress
 from p2p.identity import NodeId
 
 ME = NodeId("0x" + "0" * 40)
@@ -278,6 +278,13 @@ def test_who_was_just_greeted_need_not_be_greeted() -> None:
     assert book.refreshes(40 + 44, chance) == []
     assert book.refreshes(40 + 76, chance) == [node(1)]
     book.greeted(0, node(2), chance)  # of whom nobody has heard
+
+
+def test_who_tells_is_not_remembered_for_long() -> None:
+    book, _ = policy()
+    for n in range(1000):  # they said hello and were gone before they were connected
+        book.told(n / 10, node(n), [], [])
+    assert len(book._told_at) <= 10 * MIN_TELLING_INTERVAL + 1
 
 
 def test_refreshes_come_about_once_a_minute() -> None:

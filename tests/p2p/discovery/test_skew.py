@@ -57,6 +57,9 @@ def test_silence_and_crowds_are_bounded() -> None:
     for number in range(2 * MAX_VOICES):
         skew.told(f"peer {number}", 1, NOW_NS)
     assert len(skew._voices) == MAX_VOICES
+    for number in range(MAX_VOICES):  # the ghosts of those who came and went deafen nobody
+        skew.told(f"late {number}", NOW_NS // 10**6 + 7_000, NOW_NS)
+    assert skew.seconds == pytest.approx(7.0)
 
 
 async def test_hello_tells(autojump_clock: MockClock) -> None:
