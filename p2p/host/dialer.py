@@ -15,7 +15,7 @@ from p2p.host.addresses import InvalidAddress, RelayedAddress, parse_dialable
 from p2p.host.race import Race, Target, in_order, run
 from p2p.host.tcp import Place, dial, resolve
 from p2p.overlay import OverlayError, PeerUnreachable
-from p2p.session import HandshakeFailed, SessionError
+from p2p.session import BothSpokeFirst, HandshakeFailed, SessionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -182,7 +182,19 @@ class Dialer:
         refused = self._gate.refuses_place(place.host)
         if refused is not None:
             raise PeerUnreachable(refused)
-        stream = await dial(place, self._source_for(place))
+        source = self._source_for(place)
+        try:
+            return await self._session_over(place, source, expected, initiator=initiator)
+        except BothSpokeFirst:
+            if source is None:
+                raise
+        # It dialled us from its listening port as we dialled it from ours: once more, from a port that it cannot hit.
+        return await self._session_over(place, None, expected, initiator=initiator)
+
+    async def _session_over(
+        self, place: Place, source: Place | None, expected: str | None, *, initiator: bool
+    ) -> HostSession:
+        stream = await dial(place, source)
         return await self._establish(
             stream, initiator=initiator, address=str(place), expected=expected, path="direct"
         )

@@ -10,7 +10,14 @@ Knows nothing of addresses, of dialling, or of who may connect: that is the host
 
 from p2p.session.budget import MemoryBudget
 from p2p.session.connection import Session
-from p2p.session.errors import HandshakeFailed, ProtocolError, SessionEnded, SessionError, TooManyStreams
+from p2p.session.errors import (
+    BothSpokeFirst,
+    HandshakeFailed,
+    ProtocolError,
+    SessionEnded,
+    SessionError,
+    TooManyStreams,
+)
 from p2p.session.identity import Ed25519Identity, IdentityKey, PeerKey, Secp256k1Identity
 from p2p.session.noise import NoiseIdentity
 from p2p.session.stream import MuxedStream
@@ -18,6 +25,7 @@ from p2p.session.upgrade import upgrade
 from p2p.session.yamux import YamuxSettings
 
 __all__ = [
+    "BothSpokeFirst",
     "Ed25519Identity",
     "HandshakeFailed",
     "IdentityKey",

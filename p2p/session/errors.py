@@ -3,6 +3,7 @@
     SessionError(OverlayError)
     ├── ProtocolError       the peer said what its protocol does not allow; its session is over
     │   └── HandshakeFailed     ... before there was a session: wrong key, bad signature, not Noise
+    │       └── BothSpokeFirst      ... because both ends dialled each other in the same moment
     ├── SessionEnded        the connection is gone, or is being closed
     └── TooManyStreams      this end has as many streams open as it may
 
@@ -24,6 +25,10 @@ class ProtocolError(SessionError):
 
 class HandshakeFailed(ProtocolError):
     """No session came about: the other end is not who it should be, or does not speak the protocol."""
+
+
+class BothSpokeFirst(HandshakeFailed):
+    """Both ends hold the handshake's first part: their dials met on the way, and made one connection of two."""
 
 
 class SessionEnded(SessionError):

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from p2p.session.errors import HandshakeFailed
+from p2p.session.errors import BothSpokeFirst, HandshakeFailed
 from p2p.session.identity import PeerKey, decode_key, read_fields
 from p2p.session.records import Opener, Sealer
 
@@ -116,6 +116,8 @@ class Handshake:
 
     def _message(self, message: bytes) -> bytes:
         if self._initiator:
+            if len(message) == _KEY_BYTES:  # a first message: a second one says who it is from, too
+                raise BothSpokeFirst("both ends speak first: they dialled each other in the same moment")
             self._read_second(message)
             answer = self._framed(self._third())
             self._split()

@@ -12,6 +12,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from p2p.broadcast.wire import PROTOCOL_12
 from p2p.host.identify import identify
 from p2p.host.limits import HostLimits
+from p2p.host.tcp import ends
 from p2p.identity import NodeId
 from p2p.overlay import PeerUnreachable
 from p2p.testing.conformance import ask, connect, echo, eventually, serve
@@ -172,6 +173,30 @@ async def test_both_may_dial_and_one_of_them_answers() -> None:
         await eventually(lambda: bool(a.peers() and b.peers()))
         assert [a.peers()[0].direction, b.peers()[0].direction] == ["in", "out"]
         await works(a, b)
+
+
+async def test_dials_that_meet_on_the_way_are_tried_again() -> None:
+    """TCP makes one connection of them, on which both ends speak first."""
+    async with pair() as (a, b), trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        place = f"/ip4/127.0.0.1/tcp/{listener.socket.getsockname()[1]}"
+        sources: list[str] = []
+
+        async def other_end() -> None:
+            met = await listener.accept()
+            sources.append(str(ends(met)[1]))
+            with pytest.raises(PeerUnreachable, match="in the same moment"):
+                await b.adopt(met, initiator=True, address=place, path="direct")
+            stream = await listener.accept()
+            sources.append(str(ends(stream)[1]))
+            await b.adopt(stream, initiator=False, address=place, path="direct")
+            await listener.aclose()
+
+        nursery.start_soon(other_end)
+        assert await a.connect(place + peer_part(b)) == b.node_id
+        await works(a, b)
+        assert sources[0] == bare(a)
+        assert sources[1] != bare(a)
 
 
 # Ports, and what peers see.
