@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import socket
+from collections import deque
 from typing import TYPE_CHECKING, Literal
 
 import structlog
 import trio
 
-from p2p.overlay import OverlayError
+from p2p.overlay import OverlayError, StreamBroken
 from p2p.protobuf import WireError
 from p2p.reach import punch_wire
 from p2p.reach.framing import Framed
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 DIRECT_SECONDS = 4.0
 """That a plain dial of a peer's public addresses may take, before holes are punched."""
 MESSAGE_TIMEOUT = 15.0
-ANSWER_PAUSE = 20.0
-"""Seconds until a peer may ask for a hole again."""
+ANSWER_WINDOW = 30.0
+"""Seconds in which a peer may ask as often as there are attempts, each time on another stream if it likes."""
 SETTLE = 0.05
 """Seconds to let links gather before looking at them."""
 MAX_AT_ONCE = 16
@@ -59,7 +60,7 @@ class Puncher:
         self._tried: set[Link] = set()
         self._retired: set[Link] = set()
         self._busy: set[str] = set()
-        self._answered: dict[str, float] = {}
+        self._answered: deque[tuple[float, str]] = deque()
 
     def start(self) -> None:
         """Answer peers that ask for a hole."""
@@ -131,22 +132,34 @@ class Puncher:
         return await self._dial(link, self._targets(told), client=True, seconds=DIRECT_SECONDS, once=True)
 
     async def _ask(self, link: Link) -> bool:
-        stream = await link.open_stream(punch_wire.DCUTR)
+        framed = None
         try:
-            framed = Framed(stream, punch_wire.MAX_MESSAGE_BYTES)
             for _ in range(ATTEMPTS):
                 with trio.fail_after(MESSAGE_TIMEOUT):
-                    asking = Asking(self._clock.monotonic(), self._addresses())
-                    await framed.send(punch_wire.encode(asking.hello))
-                    answer = punch_wire.decode(await framed.receive())
-                    wait = asking.heard(self._clock.monotonic(), answer)
-                    await framed.send(punch_wire.encode(punch_wire.HolePunch("sync")))
+                    try:
+                        framed = framed or await _opened(link)
+                        told, wait = await self._agree(framed)
+                    except (
+                        StreamBroken
+                    ):  # the specification keeps the stream for all attempts; go-libp2p does not
+                        framed = await _opened(link)
+                        told, wait = await self._agree(framed)
                 await trio.sleep(wait)
-                if await self._dial(link, self._targets(answer.addresses), client=False):
+                if await self._dial(link, self._targets(told), client=False):
                     return True
             return False
         finally:
-            stream.reset()
+            if framed is not None:
+                framed.stream.reset()
+
+    async def _agree(self, framed: Framed) -> tuple[Sequence[str], float]:
+        """Agree on an attempt; return what to dial, and in how many seconds."""
+        asking = Asking(self._clock.monotonic(), self._addresses())
+        await framed.send(punch_wire.encode(asking.hello))
+        answer = punch_wire.decode(await framed.receive())
+        wait = asking.heard(self._clock.monotonic(), answer)
+        await framed.send(punch_wire.encode(punch_wire.HolePunch("sync")))
+        return answer.addresses, wait
 
     # A's part.
 
@@ -171,10 +184,12 @@ class Puncher:
     def _may_ask(self, peer: str) -> bool:
         """Return whether a peer may have this node dial what it likes; not often, for that costs others too."""
         now = self._clock.monotonic()
-        self._answered = {other: at for other, at in self._answered.items() if at + ANSWER_PAUSE > now}
-        if peer in self._answered or len(self._answered) >= MAX_REMEMBERED:
+        while self._answered and self._answered[0][0] + ANSWER_WINDOW <= now:
+            self._answered.popleft()
+        asked = sum(other == peer for _, other in self._answered)
+        if asked >= ATTEMPTS or len(self._answered) >= MAX_REMEMBERED:
             return False
-        self._answered[peer] = now
+        self._answered.append((now, peer))
         return True
 
     # Both.
@@ -227,6 +242,10 @@ class Puncher:
     def _is_direct(self, link: Link) -> bool:
         links = self._host.links()
         return any(one.peer == link.peer and one.path == "direct" and not one.closed for one in links)
+
+
+async def _opened(link: Link) -> Framed:
+    return Framed(await link.open_stream(punch_wire.DCUTR), punch_wire.MAX_MESSAGE_BYTES)
 
 
 async def _silent(stream: trio.SocketStream) -> bool:

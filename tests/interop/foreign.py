@@ -68,10 +68,16 @@ class ForeignPeer:
 
 @asynccontextmanager
 async def running(
-    kind: str, key: KeyKind, *, network: str = "devnet", node: bool = False, seed: int = 7
+    kind: str, key: KeyKind, *, network: str = "devnet", node: bool = False, role: str = "", seed: int = 7
 ) -> AsyncIterator[ForeignPeer]:
-    """Run a peer of `kind` with a key of its own; `node` has it say our hello."""
-    arguments = [key, (bytes([seed]) * 32).hex(), network, *(["node"] if node else [])]
+    """Run a peer of `kind` with a key of its own; `node` has it say our hello, `role` act as relays need it."""
+    arguments = [
+        key,
+        (bytes([seed]) * 32).hex(),
+        network,
+        *(["node"] if node else []),
+        *([role] if role else []),
+    ]
     process = await trio.lowlevel.open_process(
         [*KINDS[kind].command, *arguments],
         cwd=BUILT / kind,

@@ -1,6 +1,6 @@
 // A go-libp2p peer, steered by JSON lines: {"id", "do", ...} in, {"id", "ok"} or {"id", "error"} out.
 //
-//	peer <secp256k1|ed25519> <secret in hex> <network>
+//	peer <secp256k1|ed25519> <secret in hex> <network> [relay|hidden|punching]
 //
 // The first line out says who and where it is. What it can do is in `actions`.
 package main
@@ -29,6 +29,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
+	"github.com/libp2p/go-libp2p/p2p/protocol/autonatv2"
 	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
@@ -64,8 +65,10 @@ type steered struct {
 	host   host.Host
 	pubsub *pubsub.PubSub
 	dht    *dht.IpfsDHT
-	mutex  sync.Mutex
-	topics map[string]*topic
+	// autonat is for those with a role; see relay.go.
+	autonat *autonatv2.AutoNAT
+	mutex   sync.Mutex
+	topics  map[string]*topic
 }
 
 type topic struct {
@@ -77,15 +80,19 @@ func main() {
 	kind, secret, overlay := os.Args[1], os.Args[2], os.Args[3]
 	key, err := privateKey(kind, secret)
 	check(err)
-	node, err := libp2p.New(
+	role := ""
+	if len(os.Args) > 4 {
+		role = os.Args[4]
+	}
+	options := append(roleOptions(role),
 		libp2p.Identity(key),
 		libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"),
 		libp2p.Transport(tcp.NewTCPTransport),
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
 		libp2p.UserAgent("interop go"),
-		libp2p.DisableRelay(),
 	)
+	node, err := libp2p.New(options...)
 	check(err)
 	gossip, err := pubsub.NewGossipSub(context.Background(), node)
 	check(err)
@@ -105,6 +112,12 @@ func main() {
 		_ = stream.Close()
 	})
 	it := &steered{host: node, pubsub: gossip, dht: table, topics: map[string]*topic{}}
+	if role != "" {
+		check(it.withDialBacks())
+	}
+	if role == rolePunching {
+		check(it.withHolePunching())
+	}
 	var writing sync.Mutex
 	say := func(message any) {
 		line, err := json.Marshal(message)
@@ -125,6 +138,7 @@ func main() {
 		go func() {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
+			ctx = network.WithAllowLimitedConn(ctx, "a relayed connection will do")
 			ok, err := it.carryOut(ctx, told)
 			if err != nil {
 				say(map[string]any{"id": told.ID, "error": err.Error()})
@@ -207,7 +221,7 @@ func (it *steered) carryOut(ctx context.Context, told order) (any, error) {
 	case "hangUp":
 		return nil, it.host.Network().ClosePeer(who)
 	}
-	return nil, fmt.Errorf("%q is nothing that this peer can do", told.Do)
+	return it.aboutRelays(ctx, told, who)
 }
 
 // identify waits for what the host has asked by itself when the connection was made.
