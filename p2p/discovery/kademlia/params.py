@@ -36,9 +36,10 @@ class KademliaParams(msgspec.Struct, frozen=True):
     """Contacts of one subnet in the whole table."""
     max_failures: int = 2
     """Failures in a row after which a contact leaves the table although nobody waits for its place."""
-    check_after: float = 1800.0
-    """A contact that was not heard of for this long is asked whether it is there."""
-    refresh_self: float = 900.0
+    check_after: float = 3600.0
+    """A contact that was not heard of for this long is asked whether it is there. Each time may take a dial and a
+    hello of some kB, so that a node with a hundred contacts spends some 200 B/s on it."""
+    refresh_self: float = 1800.0
     """Between two lookups of our own key, which keep the nearest neighbours known."""
     refresh_bucket: float = 3600.0
     """A bucket that nothing was looked up in for this long is refreshed."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
-from p2p.discovery.directory import MISSING_FOR, WATCH_INTERVAL
-from p2p.identity import NodeId
+from p2p.discovery import DiscoverySettings
+from p2p.discovery.directory import MISSING_FOR, WATCH_INTERVAL, Directory, make_directory
+from p2p.entropy import SeededEntropy
+from p2p.identity import NodeId, PrivateKey
 from p2p.overlay import PeerUnreachable
+from p2p.testing.clock import VirtualClock
 from p2p.testing.conformance import ask, echo, serve
-from tests.p2p.discovery.kademlia.world import Node, Swarm, swarm
+from p2p.testing.network import Link
+from p2p.testing.overlay import MemoryNetwork
+from tests.p2p.discovery.kademlia.world import Node, Swarm, place, swarm
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
+
+    from p2p.testing.overlay import MemoryOverlay
 
 NOBODY = NodeId("0x" + "00" * 20)
 
@@ -37,6 +45,48 @@ async def test_streams_reach_a_node_that_was_never_met(autojump_clock: MockClock
         assert stream.peer == b.node_id
         assert await ask(stream, b"hello") == b"hello"
         assert a.learned == {b.node_id: (b.overlay.place,)}
+
+
+async def test_on_nodes_with_hello_and_an_address_book(autojump_clock: MockClock) -> None:
+    """All that a node runs but libp2p: discovery, hello, address book, directory."""
+    network = MemoryNetwork(VirtualClock(), SeededEntropy(1), Link(latency=0.02), directory=False)
+    async with AsyncExitStack() as stack:
+        nodes: list[tuple[MemoryOverlay, Directory]] = []
+        for number in range(16):
+            entropy = SeededEntropy(1, f"node/{number}")
+            key = PrivateKey.generate(entropy)
+            overlay = network.overlay(
+                key,
+                discovery=DiscoverySettings(target_peers=3),
+                entropy=entropy,
+                bootstrap=[nodes[number // 2][0].place] if nodes else [],
+                address=place(number),
+            )
+            assert overlay.discovery is not None
+            directory = make_directory(
+                key,
+                overlay,
+                overlay.discovery,
+                acceptable=lambda address: address.startswith("/ip4/"),
+                clock=network.clock,
+                entropy=entropy,
+                diverse=True,
+            )
+            overlay.find_addresses = directory.look_up
+            await stack.enter_async_context(overlay.running())
+            await stack.enter_async_context(directory.running())
+            nodes.append((overlay, directory))
+        await trio.sleep(120)
+        assert all(directory.published for _, directory in nodes)
+        assert all(directory.nodes == 15 for _, directory in nodes)
+        (first, directory), (last, _) = nodes[0], nodes[-1]
+        assert first.discovery is not None
+        protocol = serve(last, "echo", echo)
+        await first.disconnect(last.node_id)
+        first.discovery.policy._book.clear()
+        assert await ask(await first.open_stream(last.node_id, protocol), b"x") == b"x"
+        assert directory.counters["found"] == 1
+        assert first.discovery.policy.addresses_of(last.node_id) == [last.place]
 
 
 async def test_a_node_that_moved_is_found_where_it_is(autojump_clock: MockClock) -> None:

@@ -67,7 +67,7 @@ async def test_a_network_that_parted_finds_itself_again(autojump_clock: MockCloc
         assert all([await found(right[i], mover) for i in range(10) if right[i] is not mover])
         assert not await found(left[0], mover)
         world.network.heal()
-        await trio.sleep(1500)  # tables are refreshed, and records handed out again
+        await trio.sleep(2400)  # tables are refreshed, and records handed out again
         assert all([await found(left[i], mover) for i in range(10)])
         assert all([await found(left[i], right[i]) for i in range(10)])
 
