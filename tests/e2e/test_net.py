@@ -77,6 +77,8 @@ def test_the_network_is_seen(network: LocalNetwork, requestor: Node) -> None:
     assert ran(requestor, "net", "find", STRANGER, "--connect", code=6)
 
     checked = told(requestor, "netcheck")
+    assert checked["facts"]["verdict"]["state"] == "public"
+    assert checked["facts"]["directory"]["nodes"] >= 1
     assert checked["level"] == "ok", [check for check in checked["checks"] if check["level"] != "ok"]
     assert [b["problem"] for b in checked["facts"]["bootstrap"]] == ["", ""]
     assert ran(requestor, "netcheck").splitlines()[-1] == "all is well"
@@ -95,6 +97,7 @@ def test_the_network_is_seen(network: LocalNetwork, requestor: Node) -> None:
     gone = [e for e in events if e["event"] == "peer-disconnected" and e["peer"] == ids["provider-2"]]
     assert gone
     assert gone[-1]["reason"]
+    assert "public" in [e["verdict"] for e in events if e["event"] == "verdict-changed"]
     assert told(second, "netcheck")["facts"]["running"] is False
 
 
