@@ -45,6 +45,11 @@ def most_owed(offer: Mapping[str, Any], seconds: float, activities: int) -> int:
     return per_use + activities * linear_price([coefficients[-1]], [])
 
 
+def owed_each_second(offer: Mapping[str, Any]) -> int:
+    """Return what another second of one activity can come to at most, in wei."""
+    return max(0, most_owed(offer, 1000.0, 1) - most_owed(offer, 0.0, 1)) // 1000
+
+
 def estimate(offer: Mapping[str, Any], seconds: float, activities: int) -> int:
     """Return about what an agreement has come to, in wei: one busy thread for as long as we measured."""
     if not activities:

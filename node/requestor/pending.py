@@ -36,9 +36,16 @@ MIGRATIONS = [
         created_ns INTEGER NOT NULL
     ) STRICT
     """,
+    """
+    ALTER TABLE requestor_bill ADD COLUMN second_wei TEXT NOT NULL DEFAULT '0';
+    ALTER TABLE requestor_bill ADD COLUMN measured_ns INTEGER NOT NULL DEFAULT 0;
+    """,
 ]
 KEPT_NS = 24 * 3600 * SECOND
 """How long a bill is waited for: as long as the allocation lives that would pay it."""
+ORPHANED_NS = 300 * SECOND
+"""For how long an activity may have gone on without us: a provider sends a note every two minutes, and gives up
+one that is not accepted within two more (`golem.com.payment.debit-notes.accept-timeout?` of our demands)."""
 _LATE_PAUSE = 5.0
 """Seconds between two looks for late bills."""
 
@@ -50,6 +57,16 @@ class Bill(msgspec.Struct, frozen=True):
     allocation_id: str
     most_wei: int
     created_ns: int
+    second_wei: int = 0
+    """What each further second may add; nothing once its activities have ended."""
+    measured_ns: int = 0
+    """When `most_wei` was right."""
+
+    def at(self, now_ns: int) -> Bill:
+        """Return the bill after a time in which nobody measured."""
+        unseen = max(0, min(now_ns - self.measured_ns, ORPHANED_NS))
+        most = self.most_wei + self.second_wei * unseen // SECOND
+        return msgspec.structs.replace(self, most_wei=most, second_wei=0, measured_ns=now_ns)
 
 
 class PendingBills:
@@ -68,18 +85,13 @@ class PendingBills:
         await self._database.migrate("requestor", MIGRATIONS)
         return await self._database.read(_all)
 
-    async def expect(self, agreement_id: str, allocation_id: str, most_wei: int) -> Bill:
-        """Write down the most that an agreement can have come to so far."""
-        bill = Bill(agreement_id, allocation_id, most_wei, self._node.clock.utc_ns())
-
-        def put(c: Connection) -> None:
-            c.execute(
-                "INSERT INTO requestor_bill VALUES (?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET most_wei = excluded.most_wei",
-                (bill.agreement_id, bill.allocation_id, str(bill.most_wei), bill.created_ns),
-            )
-
-        await self._database.write(put)
+    async def expect(
+        self, agreement_id: str, allocation_id: str, most_wei: int, *, second_wei: int = 0
+    ) -> Bill:
+        """Write down the most that an agreement can have come to so far, and what a further second may add."""
+        now = self._node.clock.utc_ns()
+        bill = Bill(agreement_id, allocation_id, most_wei, now, second_wei, now)
+        await self._database.write(lambda c: _put(c, bill))
         return bill
 
     async def accept(self, bill: Bill) -> bool:
@@ -117,6 +129,9 @@ class PendingBills:
     async def pay_late(self, left: list[Bill]) -> None:
         """End the agreements that an earlier run left, and accept late bills; until cancelled."""
         for bill in left:
+            # The node was gone for a while, the activity was not: it ends now.
+            late = bill.at(self._node.clock.utc_ns())
+            await self._database.write(lambda c, late=late: _put(c, late))  # type: ignore[misc]
             with contextlib.suppress(MarketError):
                 reason = {"message": "the requestor's node was restarted", "golem.requestor.code": "Shutdown"}
                 await self._node.market.service.terminate_agreement(self._me, bill.agreement_id, reason)
@@ -140,8 +155,27 @@ class PendingBills:
         return False
 
 
+def _put(c: Connection, bill: Bill) -> None:
+    c.execute(
+        "INSERT INTO requestor_bill VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+        " most_wei = excluded.most_wei, second_wei = excluded.second_wei, measured_ns = excluded.measured_ns",
+        (
+            bill.agreement_id,
+            bill.allocation_id,
+            str(bill.most_wei),
+            bill.created_ns,
+            str(bill.second_wei),
+            bill.measured_ns,
+        ),
+    )
+
+
 def _all(c: Connection) -> list[Bill]:
     rows = c.execute(
-        "SELECT agreement_id, allocation_id, most_wei, created_ns FROM requestor_bill ORDER BY created_ns"
+        "SELECT agreement_id, allocation_id, most_wei, created_ns, second_wei, measured_ns"
+        " FROM requestor_bill ORDER BY created_ns"
     )
-    return [Bill(agreement, allocation, int(most), created) for agreement, allocation, most, created in rows]
+    return [
+        Bill(agreement, allocation, int(most), created, int(second), measured)
+        for agreement, allocation, most, created, second, measured in rows
+    ]

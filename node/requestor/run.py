@@ -17,7 +17,7 @@ import msgspec
 import structlog
 import trio
 
-from node.requestor.bills import estimate, most_owed, price_of_hour
+from node.requestor.bills import estimate, most_owed, owed_each_second, price_of_hour
 from node.requestor.job import RUNTIME, JobError, JobProgress, JobSpec, ProviderReport, TaskBoard, TaskState
 from node.requestor.worker import Hired, work
 from p2p.bus import BusError
@@ -380,7 +380,8 @@ class Job:
                 raise
             hired = Hired(agreement_id, provider, str(offer.get("golem.node.id.name", "")), offer)
             # On disk before the first activity: what it may cost must be known even if this node dies now.
-            await self._bills.expect(agreement_id, self._allocation, most_owed(offer, 0.0, 1))
+            most = most_owed(offer, 0.0, 1)
+            await self._bills.expect(agreement_id, self._allocation, most, second_wei=owed_each_second(offer))
             self._hired[agreement_id] = hired
             await self._note_balance(hired, platform, before=True)
             self._set("working", f"{hired.name or provider} agreed")
@@ -426,7 +427,8 @@ class Job:
 
     async def _accept_for(self, hired: Hired) -> None:
         most = most_owed(hired.offer, hired.seconds(trio.current_time()), hired.activities)
-        bill = await self._bills.expect(hired.agreement_id, self._allocation, most)
+        second = owed_each_second(hired.offer) if hired.alive else 0
+        bill = await self._bills.expect(hired.agreement_id, self._allocation, most, second_wei=second)
         hired.invoiced = hired.invoiced or await self._bills.accept(bill)
         hired.error = self._bills.refused.get(hired.agreement_id, hired.error)
         payment = self._node.payment.service

@@ -72,6 +72,11 @@ class Hired:
             self._seconds += now - self._began
             self._began = None
 
+    @property
+    def alive(self) -> bool:
+        """Whether an activity has begun and not ended."""
+        return self._began is not None
+
     def seconds(self, now: float) -> float:
         """Return for how long its activities have been alive, as we measure it."""
         return self._seconds + (now - self._began if self._began is not None else 0.0)

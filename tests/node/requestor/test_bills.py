@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.requestor.bills import ROOM, SLACK, estimate, most_owed, price_of_hour
+from node.requestor.bills import ROOM, SLACK, estimate, most_owed, owed_each_second, price_of_hour
 from protocols.ground.money import WEI, linear_price
 
 OFFER: dict[str, Any] = {
@@ -32,6 +32,14 @@ def test_twice_the_time_does_not() -> None:
     assert double > most_owed(OFFER, seconds, 1)
     limit = linear_price([0.001, 0.01, 0.5], [seconds * ROOM + SLACK, 2 * (seconds * ROOM + SLACK)])
     assert most_owed(OFFER, seconds, 1) == limit
+
+
+@given(st.floats(0, 1000), st.integers(0, 300))
+def test_a_time_that_nobody_measured_is_covered(seconds: float, unseen: int) -> None:
+    later = most_owed(OFFER, seconds, 1) + owed_each_second(OFFER) * unseen
+    honest = linear_price([0.001, 0.01, 0.5], [round(seconds, 3) + unseen, 2 * (round(seconds, 3) + unseen)])
+    assert honest <= later
+    assert later <= most_owed(OFFER, seconds + unseen + 0.001, 1) + WEI // 10**9
 
 
 def test_nothing_was_started_nothing_is_owed() -> None:
