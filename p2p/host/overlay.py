@@ -417,13 +417,18 @@ class LibP2POverlay:
         return session
 
     def _source_for(self, target: Place) -> Place | None:
-        """Return from where to dial: a place that is listened on, unless it is the target itself."""
-        if not self._reuse_port:
-            return None
+        """Return from where to dial: the port that is listened on, unless the target is this node itself.
+
+        The address is left to the kernel, which knows the way there: bound to that of another interface, the dial
+        would not get far.
+        """
         own = {address.split("/p2p/")[0] for address in self._listening}
-        if str(target) in own:
+        if not self._reuse_port or str(target) in own:
             return None
-        return next((source for source in self._sources if source.version == target.version), None)
+        for source in self._sources:
+            if source.version == target.version and (target.is_loopback or not source.is_loopback):
+                return Place("::" if target.version == 6 else "0.0.0.0", source.port)  # noqa: S104
+        return None
 
     # For reaching and being reached (`p2p.reach`).
 

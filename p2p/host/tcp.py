@@ -41,6 +41,11 @@ class Place(msgspec.Struct, frozen=True):
         return f"/{'ip6' if self.version == 6 else 'ip4'}/{self.host}/tcp/{self.port}"
 
     @property
+    def is_loopback(self) -> bool:
+        """Return whether it is this machine's own."""
+        return ipaddress.ip_address(self.host).is_loopback
+
+    @property
     def version(self) -> int:
         """Return 4 or 6."""
         return ipaddress.ip_address(self.host).version
@@ -59,8 +64,6 @@ async def listen(place: Place, *, shared: bool) -> trio.SocketListener:
     """
     sock = _socket(place, shared=shared)
     try:
-        if place.version == 6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         await sock.bind((place.host, place.port))
         sock.listen(BACKLOG)
         return trio.SocketListener(sock)
@@ -132,6 +135,8 @@ async def _dial(place: Place, source: Place | None) -> trio.SocketStream:
 def _socket(place: Place, *, shared: bool) -> trio.socket.SocketType:
     sock = trio.socket.socket(socket.AF_INET6 if place.version == 6 else socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if place.version == 6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     if shared and _REUSEPORT is not None:
         sock.setsockopt(socket.SOL_SOCKET, _REUSEPORT, 1)
     return sock

@@ -12,7 +12,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from p2p.broadcast.wire import PROTOCOL_12
 from p2p.host.identify import identify
 from p2p.host.limits import HostLimits
-from p2p.host.tcp import ends
+from p2p.host.tcp import Place, ends
 from p2p.identity import NodeId
 from p2p.overlay import PeerUnreachable
 from p2p.testing.conformance import ask, connect, echo, eventually, serve
@@ -208,6 +208,18 @@ async def test_dials_leave_from_the_port_that_is_listened_on(reuse_port: bool) -
         for other in (b, c):
             await connect(a, other)
             assert (other.peers()[0].address == bare(a)) is reuse_port
+
+
+async def test_a_node_that_listens_on_loopback_dials_the_world_from_any_port() -> None:
+    """Bound to 127.0.0.1, the kernel would not let it out."""
+    async with make().running() as inside, make(listen=["/ip4/0.0.0.0/tcp/0"]).running() as outside:
+        world, here = Place("192.0.2.1", 4001), Place("127.0.0.9", 4001)
+        for node in (inside, outside):
+            port = place_of(node)[1]
+            assert node._source_for(here) == Place("0.0.0.0", port)
+            assert node._source_for(world) == (None if node is inside else Place("0.0.0.0", port))
+            assert node._source_for(Place("2001:db8::1", 4001)) is None
+            assert node._source_for(Place(*place_of(node))) is None
 
 
 async def test_peers_tell_where_they_see_this_node() -> None:
