@@ -15,6 +15,13 @@ class Work:
         self.bytes = 0
         """Of the calls' requests, and of answers that were not taken yet."""
 
+    def check(self, *, calls: int = 0, size: int = 0) -> None:
+        """Refuse what would be too much. Raises Busy."""
+        if self.calls + calls > self.max_calls:
+            raise Busy(f"{self.max_calls} calls are in work here already; try again later")
+        if self.bytes + size > self.max_bytes:
+            raise Busy(f"{self.max_bytes} bytes of calls are in work here already; try again later")
+
 
 class Held:
     """What one call takes of the bounds that it counts against."""
@@ -29,10 +36,11 @@ class Held:
     def take(self, *, calls: int = 0, size: int = 0) -> None:
         """Take so much more of each. Raises Busy, and takes nothing."""
         for work in self._works:
-            if work.calls + calls > work.max_calls:
-                raise Busy(f"{work.max_calls} calls are in work here already; try again later")
-            if work.bytes + size > work.max_bytes:
-                raise Busy(f"{work.max_bytes} bytes of calls are in work here already; try again later")
+            work.check(calls=calls, size=size)
+        self.take_over(calls=calls, size=size)
+
+    def take_over(self, *, calls: int = 0, size: int = 0) -> None:
+        """Take so much more of each, which was checked before it was begun: one answer may go beyond the bounds."""
         for work in self._works:
             work.calls += calls
             work.bytes += size

@@ -17,10 +17,9 @@ Errors, beside those of `p2p.bus.api`:
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import structlog
@@ -45,18 +44,18 @@ from p2p.bus.frames import (
     Subscribe,
 )
 from p2p.bus.outbox import SEND_AHEAD_BYTES, Outbox
-from p2p.bus.workers import Workers
+from p2p.bus.workers import Workers, begin, see_through
 from p2p.waiting import Waiter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
 
     from p2p.bus.api import Caller
     from p2p.bus.bounds import Work
     from p2p.bus.frames import Frame
     from p2p.bus.outbox import Channel
-    from p2p.bus.workers import Job
+    from p2p.bus.workers import Worker
 
 MAX_CALLS = 256
 """Calls in flight, each way."""
@@ -178,16 +177,27 @@ class _Pending:
 class _Answering:
     """A request of the other end that we are answering."""
 
-    __slots__ = ("address", "credit", "held", "job", "more_credit", "size")
+    __slots__ = ("address", "credit", "held", "more_credit", "size", "waits_for", "work", "worker")
 
-    job: Job
+    work: Coroutine[Any, Any, None]
+    """The answer, and what it waits for."""
+    waits_for: Any
 
-    def __init__(self, request: Request, held: Held) -> None:
+    def __init__(self, request: Request, worker: Worker) -> None:
         self.address = request.address
         self.size = len(request.body)
-        self.held = held
+        self.worker = worker
+        self.held: Held | None = None
+        """What it takes of the bounds; None for one that has not had to wait for anything."""
         self.credit = request.credit
         self.more_credit: trio.Event | None = None
+
+    def hold(self, size: int) -> None:
+        """Count the answer too. Raises Busy, if it has waited before."""
+        if self.held is not None:
+            self.held.take(size=size)
+        else:
+            self.size += size
 
 
 class Line:
@@ -252,11 +262,12 @@ class Line:
         """Serve until either end closes. Raises nothing of its own."""
         try:
             async with trio.open_nursery() as self._nursery:
-                self._workers = Workers(self._nursery)
+                self._workers = Workers(self._nursery, self._read)
                 self._nursery.start_soon(self._write)
                 self._nursery.start_soon(self._keep_time)
+                self._workers.appoint()
                 try:
-                    await self._read()
+                    await self.closed.wait()
                 finally:
                     self._end()
                     self._nursery.cancel_scope.cancel()
@@ -393,7 +404,7 @@ class Line:
             for request_id in self._their_deadlines.due(now):
                 answering = self._answering[request_id]
                 self.send_nowait(frames.failure(request_id, timed_out(answering.address)))
-                answering.job.cancel()
+                answering.worker.cancel(answering)
             with trio.CancelScope(deadline=min(self._our_deadlines.next, self._their_deadlines.next)):
                 await self._clock.wait()
 
@@ -408,33 +419,47 @@ class Line:
 
     # Receiving.
 
-    async def _read(self) -> None:
+    async def _read(self, worker: Worker) -> bool:
+        """Take what comes, until a call has to wait for something; then have another read on, and see it through.
+
+        Returns False when there is nothing more to read.
+        """
         try:
             while not self.closed.is_set():
                 taken = 0
                 while (frame := self._reader.next_frame()) is not None:
-                    self._receive(frame)
+                    answering = self._receive(frame, worker)
+                    if answering is not None:
+                        assert self._workers is not None
+                        self._workers.appoint()
+                        await see_through(answering.work, answering.waits_for)
+                        return True
                     taken += 1
                     if taken % FRAMES_AT_A_TIME == 0:
+                        worker.clear_deadline()
                         await trio.lowlevel.checkpoint()
+                worker.clear_deadline()
                 data = await self._stream.receive_some(_RECEIVE_BYTES)
                 if not data:
-                    return
+                    break
                 self._reader.feed(data)
         except BadContent as error:
             self._complain("the other end of the bus broke its rules; dropped", error)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.failure = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        self.drop()
+        return False
 
     def _complain(self, what: str, error: Exception | None = None) -> None:
         self.failure = error
         say = _log.warning if self._rules.trusted else _log.debug
         say(what, other=self.name, **({} if error is None else {"error": str(error)}))
 
-    def _receive(self, frame: Frame) -> None:
+    def _receive(self, frame: Frame, worker: Worker) -> _Answering | None:
+        """Take a frame; return a call that has to wait for something, which `worker` has to see through."""
         if isinstance(frame, _ANSWERS):
             self._receive_answer(frame)
-            return
+            return None
         if not self._rules.answers:
             raise BadContent(f"a {type(frame).__name__} where only answers are awaited")
         if isinstance(frame, _ASKING):
@@ -443,11 +468,11 @@ class Line:
             self._highest_asked = frame.id
         match frame:
             case Request():
-                self._start(frame)
+                return self._start(frame, worker)
             case Cancel():
                 answering = self._answering.get(frame.id)
                 if answering is not None:
-                    answering.job.cancel()
+                    answering.worker.cancel(answering)
             case Credit():
                 answering = self._answering.get(frame.id)
                 if answering is not None:
@@ -456,6 +481,7 @@ class Line:
                         answering.more_credit.set()
             case _:
                 self._owner.receive(frame)
+        return None
 
     def _receive_answer(self, frame: Reply | Part | Item | End | Failure) -> None:
         if frame.id >= self._next_id:
@@ -488,27 +514,32 @@ class Line:
 
     # Calls of the other end.
 
-    def _start(self, request: Request) -> None:
-        held = Held(*self._works)
+    def _start(self, request: Request, worker: Worker) -> _Answering | None:
+        """Answer a call; return it if it has to wait for something."""
         try:
-            self._admit(request, held)
+            self._admit(request)
         except BusError as refusal:
             self.send_nowait(frames.failure(request.id, refusal))
-            return
-        answering = self._answering[request.id] = _Answering(request, held)
-        self._request_bytes += answering.size
-        assert self._workers is not None
+            return None
         now, deadline = trio.current_time(), math.inf
         if not request.streaming:  # the time of a stream of items is kept where they are made
             timeout = math.inf if request.timeout_ms is None else request.timeout_ms / 1000
             deadline = now + min(timeout, self._rules.longest_call)
-            if deadline < math.inf and self._their_deadlines.add(deadline, request.id):
-                self._clock.wake()
-        answering.job = self._workers.start(
-            functools.partial(self._answer, request, answering), deadline, now
-        )
+        worker.set_deadline(deadline, now)
+        answering = _Answering(request, worker)
+        answering.work = self._answer(request, answering)
+        answering.waits_for = begin(answering.work)
+        if answering.waits_for is None:
+            return None
+        worker.busy_with = self._answering[request.id] = answering
+        answering.held = Held(*self._works)
+        answering.held.take_over(calls=1, size=answering.size)
+        self._request_bytes += len(request.body)
+        if deadline < math.inf and self._their_deadlines.add(deadline, request.id):
+            self._clock.wake()
+        return answering
 
-    def _admit(self, request: Request, held: Held) -> None:
+    def _admit(self, request: Request) -> None:
         too_much = self._request_bytes + len(request.body) > MAX_REQUEST_BYTES
         if len(self._answering) >= MAX_CALLS or too_much:
             raise Busy(
@@ -516,7 +547,8 @@ class Line:
             )
         if request.streaming and not self._rules.streams:
             raise BadContent("a streaming call has to be made on a stream of its own")
-        held.take(calls=1, size=len(request.body))
+        for work in self._works:
+            work.check(calls=1, size=len(request.body))
 
     async def _answer(self, request: Request, answering: _Answering) -> None:
         try:
@@ -526,16 +558,17 @@ class Line:
                     await self.send(End(request.id))
                 else:
                     body = await self._owner.answer(request)
-                    answering.held.take(size=len(body))
+                    answering.hold(len(body))
                     await self._send_reply(request.id, body)
             except BusError as error:
                 await self.send(frames.failure(request.id, error))
         except BusClosed:
             pass  # nobody is there to be told
         finally:
-            del self._answering[request.id]
-            self._request_bytes -= answering.size
-            answering.held.give_back()
+            if self._answering.pop(request.id, None) is not None:
+                self._request_bytes -= len(request.body)
+            if answering.held is not None:
+                answering.held.give_back()
 
     async def _send_reply(self, request_id: int, body: bytes) -> None:
         at, size = 0, self._rules.piece_bytes

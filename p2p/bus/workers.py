@@ -1,54 +1,51 @@
-"""`Workers`: the tasks in which a line answers calls, used again and again.
+"""`Workers`: the tasks of a line that read what comes and answer calls; one of them reads at a time.
 
-A task and a cancel scope for each call took a quarter of the processor time of a small one, on the side that serves it.
-So a task that has done its job waits for the next, and only a job that is cancelled ends its task. The scope of a
-task has a deadline a little later than that of its job, so that what the job calls in turn can be told about how much
-time there is; the job's own is kept by whoever gave it. A task without jobs ends when its deadline has passed.
+A task, a switch to it and a cancel scope for each call took a third of the processor time of a small one, on the side
+that serves it. So whoever reads also answers, up to where the answer has to wait for something; most never have
+to. Only then another task is appointed to read on, and the first sees its call through. Afterwards it waits to be
+appointed again. A cancelled call ends its task.
+
+The scope of a task has a deadline a little later than that of its call, so that what the call asks for in turn can be
+told about how much time there is; the call's own is kept by the line.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+import types
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from p2p.waiting import Waiter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
 LONGEST_WAIT: Final = 60.0
-"""Seconds after which a task without jobs ends, if its last job had longer."""
+"""Seconds after which a task that is not needed ends."""
 _LATER: Final = 1 / 8
-"""How much later than its job's a task's deadline may be, as a part of the time that is left."""
+"""How much later than its call's a task's deadline may be, as a part of the time that is left."""
 
 
-class Job:
-    """Something that is done in a task of its own. `cancel` stops it, before it begins as well."""
+class Worker:
+    """One task."""
 
-    __slots__ = ("_worker", "do")
-
-    def __init__(self, do: Callable[[], Awaitable[None]], worker: _Worker) -> None:
-        self.do = do
-        self._worker = worker
-
-    def cancel(self) -> None:
-        """Stop it; nothing happens when it is done."""
-        if self._worker.job is self:
-            self._worker.cancelled = True
-            self._worker.scope.cancel()
-
-
-class _Worker:
-    __slots__ = ("cancelled", "deadline", "job", "news", "scope")
+    __slots__ = ("busy_with", "cancelled", "deadline", "news", "scope")
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
+        self.busy_with: object | None = None
+        """What it sees through, while another reads."""
         self.cancelled = False
         self.deadline = math.inf
         self.news = Waiter()
-        self.job: Job | None = None
+
+    def cancel(self, what: object) -> None:
+        """End the task, if it is still busy with `what`."""
+        if self.busy_with is what:
+            self.cancelled = True
+            self.scope.cancel()
 
     def set_deadline(self, deadline: float, now: float) -> None:
         """Have the scope's deadline be `deadline` or a little later. Setting one is what costs: it is seldom done."""
@@ -56,49 +53,70 @@ class _Worker:
         if not deadline <= self.deadline <= latest:
             self.deadline = self.scope.deadline = latest
 
+    def clear_deadline(self) -> None:
+        """Let the task wait for as long as it takes."""
+        if self.deadline < math.inf:
+            self.deadline = self.scope.deadline = math.inf
+
 
 class Workers:
-    """Tasks in `nursery` that do jobs; as many at once as are asked for."""
+    """The tasks of a line, in `nursery`.
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    Args:
+        read: reads until it has appointed another and is done with what it had begun; False when there is
+            nothing more to read.
+    """
+
+    def __init__(self, nursery: trio.Nursery, read: Callable[[Worker], Awaitable[bool]]) -> None:
         self._nursery = nursery
-        self._idle: list[_Worker] = []
+        self._read = read
+        self._idle: list[Worker] = []
 
     def __len__(self) -> int:
-        """Return how many wait for jobs."""
+        """Return how many wait to be appointed."""
         return len(self._idle)
 
-    def start(self, do: Callable[[], Awaitable[None]], deadline: float, now: float) -> Job:
-        """Have `do` called in a task that `Job.cancel` cancels; what it raises ends the nursery.
-
-        Args:
-            deadline: in trio's time, when `Job.cancel` will be called at the latest.
-        """
+    def appoint(self) -> None:
+        """Have another task read on."""
         while self._idle:
             worker = self._idle.pop()
-            if worker.deadline > now:
-                worker.set_deadline(deadline, now)
-                worker.job = job = Job(do, worker)
+            if worker.deadline > trio.current_time():  # else it is about to end
+                worker.clear_deadline()
                 worker.news.wake()
-                return job
-        worker = _Worker()
-        worker.set_deadline(deadline, now)
-        worker.job = job = Job(do, worker)
-        self._nursery.start_soon(self._work, worker)
-        return job
+                return
+        self._nursery.start_soon(self._work, Worker())
 
-    async def _work(self, worker: _Worker) -> None:
+    async def _work(self, worker: Worker) -> None:
         with worker.scope:
-            while worker.job is not None:
-                try:
-                    await worker.job.do()
-                finally:
-                    worker.job = None
+            while await self._read(worker):
+                worker.busy_with = None
                 if worker.cancelled:
                     return
-                if worker.deadline > trio.current_time() + LONGEST_WAIT:
-                    worker.deadline = worker.scope.deadline = trio.current_time() + LONGEST_WAIT
+                worker.deadline = worker.scope.deadline = trio.current_time() + LONGEST_WAIT
                 self._idle.append(worker)
                 await worker.news.wait()
         if worker in self._idle:
             self._idle.remove(worker)
+
+
+def begin(work: Coroutine[Any, Any, None]) -> Any:
+    """Do `work` up to where it has to wait; return what `see_through` takes, or None if it was done before.
+
+    It belongs to the task that called this, as if it had been awaited there, and so has to be seen through by it.
+    """
+    try:
+        return work.send(None)
+    except StopIteration:
+        return None
+
+
+@types.coroutine
+def see_through(work: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Await the rest of `work`, of which `begin` returned what it waits for."""
+    try:
+        while True:
+            waits_for = work.send((yield waits_for))
+    except StopIteration:
+        return
+    finally:
+        work.close()

@@ -709,25 +709,28 @@ async def test_answers_that_wait_are_counted(
 ) -> None:
     class Library:
         async def call(self, call: Call) -> bytes:
+            if call.method == "Later":
+                await trio.sleep(1)
             return bytes(400_000)
 
     monkeypatch.setattr(peer, "MAX_BYTES_PER_PEER", 1_000_000)
     net.there.register("/public/library", Library())  # type: ignore[arg-type]
-    raw = await net.raw(BUS)
-    for i in range(3):
-        await raw.send(Request(i, "/public/library/Book", b""))
-    await trio.sleep(1)
-    assert net.serving._work.bytes == 800_000
-    ended: dict[int, Frame] = {}
-    while len(ended) < 3:
-        frame = await raw.receive()
-        assert isinstance(frame, Part | Reply | Failure)
-        if not isinstance(frame, Part):
-            ended[frame.id] = frame
-    (refused,) = [frame for frame in ended.values() if isinstance(frame, Failure)]
-    assert refused.error == "busy"
-    await wait_all_tasks_blocked()
-    assert net.serving._work.bytes == 0
+    for method, taken in (("Now", 3), ("Later", 2)):  # an answer at once may be the one that goes beyond
+        raw = await net.raw(BUS)
+        for i in range(5):
+            await raw.send(Request(i, f"/public/library/{method}", b""))
+        await trio.sleep(2)
+        assert net.serving._work.bytes == taken * 400_000
+        ended: dict[int, Frame] = {}
+        while len(ended) < 5:
+            frame = await raw.receive()
+            assert isinstance(frame, Part | Reply | Failure)
+            if not isinstance(frame, Part):
+                ended[frame.id] = frame
+        refused = [frame for frame in ended.values() if isinstance(frame, Failure)]
+        assert [frame.error for frame in refused] == ["busy"] * (5 - taken)
+        await wait_all_tasks_blocked()
+        assert net.serving._work.bytes == net.serving._work.calls == 0
 
 
 async def test_a_peer_that_calls_on_our_control_stream(autojump_clock: MockClock, net: Net) -> None:
