@@ -32,14 +32,16 @@ class HelloRefused(Exception):
 
 
 async def greet(stream: Stream, ours: Hello) -> Hello:
-    """Say hello on a stream that this node opened, and return the answer.
+    """Say hello on a stream that this node opened, and return the answer. The caller closes the stream.
+
+    Not finished before the answer has come: js-libp2p breaks a stream off whose end comes while it still hands the
+    stream over from the negotiation to who serves it.
 
     Raises:
         HelloRefused: what came is no hello, or not one that fits ours.
         StreamBroken: the session or the stream died.
     """
     await _send(stream, ours)
-    await stream.send_eof()
     theirs = await _receive(stream)
     _check(ours, theirs)
     return theirs

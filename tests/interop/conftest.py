@@ -26,18 +26,16 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def cell(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Return a function to name the cell of the matrix that a test fills; its outcome goes there."""
-    named: list[Cell] = []
+    """Return a function to name the cells of the matrix that a test fills, and what is in them when it passes."""
+    named: dict[Cell, str] = {}
 
-    def name(row: str, column: str) -> None:
-        named.append((row, column))
+    def name(row: str, column: str, outcome: str = "ok") -> None:
+        named[row, column] = outcome
         _results[row, column] = "FAILED"
 
     yield name
-    report = request.node.stash.get(_passed, None)
-    for one in named:
-        if report:
-            _results[one] = "ok"
+    if request.node.stash.get(_passed, False):
+        _results.update(named)
 
 
 _passed: pytest.StashKey[bool] = pytest.StashKey()

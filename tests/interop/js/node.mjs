@@ -78,6 +78,15 @@ export class Exactly {
     this.#pieces = pieces
   }
 
+  /** Whether anything follows. */
+  async more () {
+    if (this.#rest.length > 0) return true
+    const { value, done } = await this.#pieces.next()
+    if (done) return false
+    this.#rest = value
+    return true
+  }
+
   async read (count) {
     while (this.#rest.length < count) {
       const { value, done } = await this.#pieces.next()

@@ -17,6 +17,8 @@ const [kind, secret, network, role] = process.argv.slice(2)
 const ECHO = '/interop/echo/1'
 const HELLO = `/golem-p2p/${network}/hello/1`
 const BUS = `/golem-p2p/${network}/bus/1`
+const LONE = `/golem-p2p/${network}/bus/lone/1`
+const LARGE_BYTES = 32 * 1024
 const text = new TextEncoder()
 
 const namespace = 'golem-p2p'
@@ -61,12 +63,16 @@ if (role === 'node') {
     await write(stream, hello())
     await stream.close()
   })
-  await node.handle(BUS, async stream => {
-    const request = await nextFrame(new Exactly(read(stream)))
-    const body = Buffer.concat([text.encode('js says '), request.body])
-    await write(stream, framed({ t: 'reply', id: request.id, body }))
-    await stream.close()
-  })
+  await node.handle([BUS, LONE], stream => { serveCalls(stream).catch(error => stream.abort(error)) })
+}
+
+async function serveCalls (stream) {
+  const frames = new Exactly(read(stream))
+  while (await frames.more()) {
+    const { id, body } = await nextFrame(frames)
+    await write(stream, framed({ t: 'reply', id, body: Buffer.concat([text.encode('js says '), body]) }))
+  }
+  await stream.close()
 }
 
 const heard = new Map()
@@ -130,9 +136,11 @@ const actions = {
     return (await Promise.all([receive(), send()]))[0]
   },
   async call ({ peer, address, body }) {
-    const stream = await openStream(peer, BUS)
-    await write(stream, framed({ t: 'call', id: 1, address, body: Buffer.from(body, 'base64') }))
-    const answer = await nextFrame(new Exactly(read(stream)))
+    const bytes = Buffer.from(body, 'base64')
+    const stream = await openStream(peer, bytes.length > LARGE_BYTES ? LONE : BUS)
+    const frames = new Exactly(read(stream))
+    await write(stream, framed({ t: 'call', id: 1, address, body: bytes }))
+    const answer = await nextFrame(frames)
     await stream.close()
     return { ...answer, body: answer.body == null ? null : Buffer.from(answer.body).toString('base64') }
   },

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import msgspec
 import pytest
 
 from p2p.codec import CodecError, decode, encode
+from p2p.discovery.exchange import greet
 from p2p.discovery.messages import MAX_FRAME_BYTES, Hello, KnownPeer, explain_refusal, is_of_a_node, mismatch
 from p2p.identity.alias import AliasRecord
+
+if TYPE_CHECKING:
+    from p2p.overlay import Stream
 
 HELLO = Hello(network="devnet", agent="test/1", version=3, oldest=2, addresses=("/memory/x",))
 NODE = "0x" + "ab" * 20
@@ -102,3 +108,31 @@ def test_foreign_programs_may_take_part_in_kademlia_and_are_guests_all_the_same(
     protocol: str, node: bool
 ) -> None:
     assert is_of_a_node(protocol, "devnet") == node
+
+
+class _Answered:
+    """A stream whose other end answers at once, and breaks off when this end finishes before it has read that."""
+
+    peer = "0x" + "1" * 40
+
+    def __init__(self, theirs: Hello) -> None:
+        body = encode(theirs)
+        self.left = len(body).to_bytes(4, "big") + body
+        self.said = b""
+
+    async def send_all(self, data: bytes) -> None:
+        self.said += data
+
+    async def receive_some(self, max_bytes: int = 65536) -> bytes:
+        data, self.left = self.left[:max_bytes], self.left[max_bytes:]
+        return data
+
+    async def send_eof(self) -> None:
+        raise AssertionError("finished before the answer")
+
+
+async def test_who_says_hello_does_not_finish_before_the_answer() -> None:
+    ours, theirs = HELLO, msgspec.structs.replace(HELLO, agent="they")
+    stream = _Answered(theirs)
+    assert await greet(cast("Stream", stream), ours) == theirs
+    assert decode(stream.said[4:], Hello) == ours
