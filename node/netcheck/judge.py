@@ -335,7 +335,9 @@ def _dropped(facts: Facts, dropped: Dropped) -> Check:
         ),
         "broken": ("that broke off or spoke nonsense", ("Harmless, unless they are peers of yours.",)),
     }[dropped.why]
-    level: Level = "warn" if dropped.why in ("network", "version") else "ok"
+    # Peers of other networks come by everywhere; they mean something where there are no others.
+    alone = not facts.peers_in + facts.peers_out
+    level: Level = "warn" if dropped.why == "version" or (dropped.why == "network" and alone) else "ok"
     return Check(
         "dropped",
         level,

@@ -70,7 +70,6 @@ def test_what_is_wrong_always_comes_with_what_to_do() -> None:
         {"peers_in": 0, "peers_out": 1},
         {"verdict": UNKNOWN},
         {"directory": Directory(0, published=False)},
-        {"dropped": (Dropped("network", 1, "it is on 'test'"),)},
         {"dropped": (Dropped("version", 1, "it needs 2"),)},
     )
     for changes in broken:
@@ -202,4 +201,11 @@ def test_dropped_peers_are_told_with_the_latest_reason(why: Refusal) -> None:
     (check,) = with_(dropped=(Dropped(why, 3, "it is on network 'test'"),))["dropped"]
     assert "3 sessions" in check.says
     assert check.details == ("the latest: it is on network 'test'",)
-    assert check.level == ("warn" if why in ("network", "version") else "ok")
+    assert check.level == ("warn" if why == "version" else "ok")
+    assert bool(check.do) == (check.level != "ok")
+
+
+def test_other_networks_mean_something_to_who_has_no_peers() -> None:
+    (check,) = with_(dropped=(Dropped("network", 3, "it is on 'test'"),), peers_in=0, peers_out=0)["dropped"]
+    assert check.level == "warn"
+    assert "overlay.network" in check.do[0]
