@@ -7,12 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 import trio.testing
 
+from node.provider.agent import ProviderAgent
+from node.provider.negotiators import Reject
+from node.provider.resources import ResourceLedger
 from p2p.identity import recover
 from p2p.testing.determinism import threads_run_inline
 from protocols.market import ids
@@ -95,6 +99,36 @@ async def test_who_dies_over_a_task_gets_nothing_for_it(
             assert (row.totals.accepted, row.totals.paid) == (0, 0)
         view = await requestor.market.service.agreement(requestor.node_id, lost)
         assert (view.state, view.terminator) == (AgreementState.TERMINATED, Role.REQUESTOR)
+        await check_audits(deal)
+
+
+async def test_who_declines_for_now_is_asked_again(
+    autojump_clock: trio.testing.MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each provider is busy when it is asked first, and when it is to approve first: both work in the end."""
+    judge, reserve = ProviderAgent._judge, ResourceLedger.reserve
+    asked: Counter[int] = Counter()
+    reserved: Counter[int] = Counter()
+
+    def busy(agent: ProviderAgent, demand: str, offer: dict[str, Any], requestor: str) -> Any:
+        asked[id(agent)] += 1
+        if asked[id(agent)] == 1:
+            return Reject("no capacity for a moment", final=False)
+        return judge(agent, demand, offer, requestor)
+
+    def full(ledger: ResourceLedger, *args: Any) -> bool:
+        reserved[id(ledger)] += 1
+        return reserved[id(ledger)] > 1 and reserve(ledger, *args)
+
+    monkeypatch.setattr(ProviderAgent, "_judge", busy)
+    monkeypatch.setattr(ResourceLedger, "reserve", full)
+    async with running_deal(SPEC, tmp_path) as deal:
+        job = await deal.job()
+        await deal.run(job)
+        progress = job.progress()
+        assert (progress.phase, progress.error, progress.done) == ("done", "", SPEC.tasks)
+        assert len(progress.providers) == SPEC.providers
+        assert all(report.done for report in progress.providers)
         await check_audits(deal)
 
 
