@@ -7,6 +7,7 @@ offered. `is_acceptable` decides which addresses that a peer told may be tried a
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from typing import TYPE_CHECKING
 
@@ -139,6 +140,7 @@ def is_acceptable(text: str, allow_private: bool) -> bool:
     return allow_private or ip.is_global
 
 
+@functools.lru_cache(maxsize=1024)
 def _node_id_in(peer_id: str) -> NodeId | None:
     try:
         return node_id_of_peer(peer_id)

@@ -28,7 +28,8 @@ class StockConnection(IMuxedConn):  # type: ignore[misc] # no type information u
     """
 
     def __init__(self, session: Session, address: str, *, initiator: bool) -> None:
-        self.peer_id = ID.from_string(session.peer_id)
+        key = session.peer_key.encode()
+        self.peer_id = ID(bytes((0x00, len(key))) + key)
         self.event_started = trio.Event()
         self.event_started.set()
         self._session = session

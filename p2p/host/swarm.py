@@ -44,14 +44,24 @@ hush()
 hush_module(swarm_connection)
 
 
+class _Entry(SwarmConn):  # type: ignore[misc] # no type information upstream
+    """A connection in the books, whose address is read when somebody asks for it."""
+
+    def get_transport_addresses(self) -> list[Multiaddr]:
+        addresses: list[Multiaddr] = self.muxed_conn.get_transport_addresses()
+        return addresses
+
+    def get_connection_type(self) -> Any:
+        return self.muxed_conn.get_connection_type()
+
+
 class OverlaySwarm(stock_swarm.Swarm):  # type: ignore[misc] # no type information upstream
     """The stock swarm as a table of connections."""
 
     def enter(self, session: Session, address: str, *, initiator: bool) -> StockConnection:
         """Enter a session in the books."""
         connection = StockConnection(session, address, initiator=initiator)
-        entry = SwarmConn(connection, self, direction="outbound" if initiator else "inbound")
-        entry.set_transport_info(connection.get_transport_addresses(), connection.get_connection_type())
+        entry = _Entry(connection, self, direction="outbound" if initiator else "inbound")
         entry.event_started.set()
         self.connections.setdefault(connection.peer_id, []).append(entry)
         return connection

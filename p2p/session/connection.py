@@ -70,7 +70,9 @@ class Session:
     ) -> None:
         self.core = core
         self.peer_key = peer_key
-        self.name: str = peer_key.node_id or peer_key.peer_id
+        self.peer_id = peer_key.peer_id
+        """The peer's libp2p PeerId."""
+        self.name: str = peer_key.node_id or self.peer_id
         """Who the peer is, for messages and as `MuxedStream.peer`; the host gives guests their PeerId for a name."""
         self.ended: str | None = None
         """Why the session is over; None while it is not."""
@@ -105,11 +107,6 @@ class Session:
         if node_id is None:
             raise OverlayError(f"{self.name} is no node: its identity is an Ed25519 key")
         return node_id
-
-    @property
-    def peer_id(self) -> str:
-        """Return the peer's libp2p PeerId."""
-        return self.peer_key.peer_id
 
     @property
     def rtt(self) -> float | None:
