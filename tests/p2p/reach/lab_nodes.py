@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
+from node.netcheck import probe
+from node.netcheck.judge import judge
 from p2p.clock import SystemClock
 from p2p.discovery import DiscoverySettings
 from p2p.entropy import SystemEntropy
+from p2p.events import EventLog
 from p2p.host.overlay import LibP2POverlay
 from p2p.identity import NodeId, PrivateKey
 from p2p.overlay import OverlayError
@@ -41,11 +44,14 @@ class LabNode:
         six = ["/ip6/::/tcp/4001"] if told["kind"] == "dual" else []
         key = PrivateKey(bytes([told["number"]]) * 32)
         clock, entropy = SystemClock(), SystemEntropy()
+        self.listen, self.bootstrap = [f"/ip4/0.0.0.0/tcp/{PORT}", *six], told["bootstrap"]
+        self.events = EventLog(clock)
         self.overlay = LibP2POverlay(
             key,
             "test",
-            [f"/ip4/0.0.0.0/tcp/{PORT}", *six],
-            told["bootstrap"],
+            self.listen,
+            self.bootstrap,
+            report=self.events.add,
             clock=clock,
             entropy=entropy,
             settings=DiscoverySettings(target_peers=0),
@@ -93,6 +99,18 @@ class LabNode:
             "evidence": verdict.evidence,
             "peers": len(self.overlay.peers()),
         }
+
+    async def do_netcheck(self) -> dict[str, Any]:
+        """Say what `golem-p2p netcheck` would."""
+        facts = await probe.examine(
+            self.overlay,
+            listen=self.listen,
+            bootstrap=self.bootstrap,
+            joined=True,
+            events=self.events,
+            verdict=self.reach.verdict,
+        )
+        return {"checks": [[check.name, check.level, check.says, *check.do] for check in judge(facts)]}
 
     async def do_meet(self, peer: str, addresses: list[str], patience: float) -> dict[str, Any]:
         """Reach a node by what it announces; say how at first, and how in the end."""

@@ -153,6 +153,26 @@ async def outcome(found: Nodes, one: str, other: str) -> str:
     return {"dialled": "direct", "punched": "punched"}.get(how["how"], f"unexplained: {how['how']!r}")
 
 
+async def check_netcheck(found: Nodes) -> None:
+    """See what a person would be told behind each NAT."""
+    await found.until("public1", state="public")
+    for name, level, reach, family in (
+        ("public1", "ok", "public", "open"),
+        ("cone1", "ok", "hole punching", "keeps the port"),
+        ("symmetric1", "warn", "relays only", "another port for each peer"),
+    ):
+        checks = (await found.ask(name, "netcheck"))["checks"]
+        by_name = {check[0]: check for check in checks}
+        assert by_name["reach"][1] == level, checks
+        assert reach in by_name["reach"][2], checks
+        assert family in by_name["IPv4"][2], checks
+        assert {check[1] for check in checks if check[0] in ("listen", "bootstrap", "node")} == {"ok"}, checks
+        if name != "public1":
+            assert by_name["relays"][1:3] == ["ok", "3 relays keep a place for this node"], checks
+        if level == "warn":
+            assert any("forward TCP port 4001" in line for line in by_name["reach"][3:]), checks
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_the_nat_matrix(capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,6 +190,8 @@ async def test_the_nat_matrix(capsys: pytest.CaptureFixture[str]) -> None:
                     await found.until(name, mapping="endpoint-independent", relays=3)
                 elif kind in ("symmetric", "dual"):
                     await found.until(name, mapping="endpoint-dependent", relays=3)
+
+            await check_netcheck(found)
 
             async def meet(one: str, other: str) -> None:
                 results[one, other] = await outcome(found, one, other)
