@@ -1,4 +1,4 @@
-"""`MemoryBudget`: what all sessions of a node together may promise to receive and hold unread."""
+"""`MemoryBudget`: what all sessions of a node together may promise to receive, hold unread, and queue to send."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ MAX_SHARE = 0.5
 
 
 class MemoryBudget:
-    """Counts bytes of receive buffers: those held unread, and growth of windows that was promised.
+    """Counts bytes of buffers: those held unread or unsent, and growth of windows that was promised.
 
     Every stream's first 256 KiB are promised by yamux itself and are not asked for; what of them is really held
     counts. When the budget is used up, windows stop growing and shrink as they are read, and new streams of peers
-    are refused. Not a hard limit on memory: peers may still fill what they were promised before.
+    are refused. Not a hard limit on memory: peers may still fill what they were promised before. What waits to be
+    sent is counted apart, since whoever reads nothing must not have the streams of others refused.
 
     Args:
         limit: bytes.
@@ -24,9 +25,11 @@ class MemoryBudget:
         """Bytes received and not read yet."""
         self.reserved = 0
         """Bytes that windows have grown by."""
+        self.queued = 0
+        """Bytes that wait to be sent."""
 
     def __repr__(self) -> str:
-        return f"<MemoryBudget {self.held} held and {self.reserved} reserved of {self.limit}>"
+        return f"<MemoryBudget {self.held} held, {self.queued} queued and {self.reserved} reserved of {self.limit}>"
 
     @property
     def left(self) -> int:
@@ -42,6 +45,11 @@ class MemoryBudget:
     def exhausted(self) -> bool:
         """Return whether nothing is free, so that new streams have to be refused."""
         return self.held + self.reserved >= self.limit
+
+    @property
+    def crowded(self) -> bool:
+        """Return whether so much waits to be sent that each stream may add only little."""
+        return self.queued >= self.limit // 2
 
     def reserve(self, count: int) -> bool:
         """Take `count` bytes for a window's growth, if that leaves enough to others."""

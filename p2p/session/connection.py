@@ -21,7 +21,7 @@ import trio
 from p2p.overlay import OverlayError, StreamBroken
 from p2p.session.errors import ProtocolError, SessionEnded, SessionError
 from p2p.session.frames import NORMAL
-from p2p.session.records import sealed_size
+from p2p.session.records import RECORDS_AT_A_TIME, sealed_size
 from p2p.session.stream import MuxedStream
 from p2p.session.wire import FLUSH_BYTES, Wire, scratch
 from p2p.waiting import Waiter
@@ -328,7 +328,7 @@ class Session:
         wire = self._wire
         if self._plain:
             plain, self._plain = self._plain, b""
-            self.core.receive(plain, trio.current_time())
+            await self._take(plain)
             self.dispatch()
         while True:
             data = await wire.read()
@@ -338,17 +338,24 @@ class Session:
                 )
             self._prompt = True
             plains, used = self._opener.open(data)
-            wire.keep(data[used:])
-            now = trio.current_time()
+            wire.keep(data[used:], again=len(plains) == RECORDS_AT_A_TIME)
             try:
                 for plain in plains:
-                    self.core.receive(plain if self._proposal is None else self._negotiate(plain), now)
+                    await self._take(plain if self._proposal is None else self._negotiate(plain))
             finally:
                 self.dispatch()
             if self.core.remote_gone not in (None, NORMAL):
                 raise SessionEnded(f"the peer ended it with code {self.core.remote_gone}")
             if self.core.remote_gone is not None and not self.core.streams:
                 raise SessionEnded("the peer closed it")
+
+    async def _take(self, plain: bytes) -> None:
+        """Have the core take a record; of one with very many frames, some at a time."""
+        taken = self.core.receive(plain, trio.current_time())
+        while taken < len(plain):
+            self.dispatch()
+            await trio.lowlevel.checkpoint()
+            taken += self.core.receive(memoryview(plain)[taken:], trio.current_time())
 
     def _negotiate(self, plain: bytes) -> bytes:
         """Hear the answer to the proposal of yamux; return what came after it."""

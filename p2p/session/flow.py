@@ -49,6 +49,7 @@ class YamuxStream:
         "syn_owed",
         "traffic",
         "urgent",
+        "waits",
         "window",
     )
 
@@ -71,6 +72,8 @@ class YamuxStream:
         self.queued = 0
         self.in_turn = False
         """Whether the stream waits for its turn to send."""
+        self.waits = False
+        """Whether a task waits for room to queue more."""
         self.urgent = False
         """Whether its turns come before those of streams that are not; changed by `Yamux.set_urgent`."""
         self.fin_wanted = self.fin_sent = False

@@ -92,6 +92,7 @@ class MuxedStream:
                 if not rest:
                     return
                 if not yamux.room(core):
+                    core.waits = True
                     self._sendable.forget()
                     await self._sendable.wait()
                     self._check_sending()

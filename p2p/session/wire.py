@@ -53,7 +53,7 @@ class Wire:
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._kept = unread
         self._size = LEAST_READ_BYTES
-        self._more = False
+        self._more = self._again = False
         self._unsent = b""
 
     @property
@@ -67,12 +67,21 @@ class Wire:
             return None
         return int(self._socket.getsockname()[1])
 
-    def keep(self, rest: memoryview) -> None:
-        """Have `rest`, an incomplete record, precede what is read next."""
+    def keep(self, rest: memoryview, *, again: bool = False) -> None:
+        """Have `rest` precede what is read next.
+
+        Args:
+            again: whether it is worth a look before anything more comes, once others had their turn.
+        """
         self._kept = bytes(rest)
+        self._again = again
 
     async def read(self) -> memoryview | None:
         """Return what was kept and what came, good until the next await; None when the peer has hung up."""
+        if self._again:
+            await trio.lowlevel.checkpoint()
+            self._again = False
+            return memoryview(self._kept)
         if self._socket is None:
             return await self._read_stream()
         sock = self._socket

@@ -53,6 +53,15 @@ LOW_QUEUE_BYTES = QUEUE_BYTES // 2
 """Where a stream that waits to queue more is told."""
 MAX_CONTROL_BYTES = 65_536
 """Of frames without payload that wait to be sent: a peer that causes more does not read, and is cut off."""
+MAX_ANSWERS = 4096
+"""Pings and refused streams of one second: who causes more is cut off, whether it reads the answers or not."""
+SESSION_QUEUE_BYTES = 2**20
+"""What all streams of a session may have queued to send, before each is held to `LEAST_QUEUE_BYTES`. A peer that
+opens streams, asks, and reads nothing would have each of them filled otherwise."""
+LEAST_QUEUE_BYTES = 4096
+FRAMES_AT_A_TIME = 256
+"""Frames taken in one step, less than a millisecond's work: a record holds 5,000 empty ones, and a peer that sends
+nothing else must not keep the other sessions waiting."""
 _LEAST_ROOM_BYTES = 4096
 """Room in a record below which a frame is not fitted into it but runs over to the next."""
 MAX_CREDIT_BYTES = 2 * 2**20
@@ -128,6 +137,7 @@ class Yamux:
         self._body_stream: YamuxStream | None = None
         self._body_flags = 0
         self._heard_at = now
+        self._answers, self._answers_since = 0, now
         self._ping_value = 0
         self._ping_sent_at: float | None = None
         self._next_ping = now
@@ -154,7 +164,9 @@ class Yamux:
 
     def room(self, stream: YamuxStream) -> int:
         """Return how many bytes `queue` would take."""
-        return min(stream.send_window, QUEUE_BYTES - stream.queued)
+        crowded = self.queued >= SESSION_QUEUE_BYTES or self.budget.crowded
+        most = LEAST_QUEUE_BYTES if crowded else QUEUE_BYTES
+        return max(0, min(stream.send_window, most - stream.queued))
 
     def queue(self, stream: YamuxStream, data: memoryview) -> int:
         """Queue as much of `data` as the window and the queue have room for; return how much.
@@ -167,6 +179,7 @@ class Yamux:
             stream.queued += size
             stream.send_window -= size
             self.queued += size
+            self.budget.queued += size
             stream.traffic.sent += size
             self._take_turn(stream)
         return size
@@ -221,14 +234,19 @@ class Yamux:
 
     # The connection, for the driver.
 
-    def receive(self, data: bytes, now: float) -> None:
+    def receive(self, data: bytes | memoryview, now: float) -> int:
         """Take plaintext; what changed is in `accepted` and `news`.
+
+        Returns:
+            How much was taken: all, or up to the end of `FRAMES_AT_A_TIME` frames. The caller brings the rest when
+            others had their turn.
 
         Raises:
             ProtocolError: the peer broke the rules. The connection is to be ended.
         """
         self._heard_at = now
         view, at, end = memoryview(data), 0, len(data)
+        frames = 0
         while True:
             if self._body:
                 size = min(self._body, end - at)
@@ -237,21 +255,24 @@ class Yamux:
                     at += size
                     self._body -= size
                 if self._body:
-                    return
+                    return end
                 if self._body_stream is not None:
                     self._flags_after(self._body_stream, self._body_flags)
                     self._body_stream = None
+            if frames == FRAMES_AT_A_TIME:
+                return at
             if self._header or end - at < HEADER_BYTES:
                 missing = HEADER_BYTES - len(self._header)
                 self._header += view[at : at + missing]
                 at += missing
                 if len(self._header) < HEADER_BYTES:
-                    return
+                    return end
                 fields = HEADER.unpack(self._header)
                 self._header.clear()
             else:
                 fields = HEADER.unpack_from(data, at)
                 at += HEADER_BYTES
+            frames += 1
             self._frame(fields, now)
             if len(self._control) > MAX_CONTROL_BYTES:
                 raise ProtocolError("the peer causes answers faster than it reads them")
@@ -382,7 +403,7 @@ class Yamux:
         most = self.settings.max_inbound_streams
         full = self._inbound >= most or len(self.accepted) >= most  # also when each was reset at once
         if full or self.going_away or self.budget.exhausted:
-            self._control += frame(WINDOW_UPDATE, RST, stream_id, 0)
+            self._answer(frame(WINDOW_UPDATE, RST, stream_id, 0), now)
             return None
         stream = YamuxStream(stream_id, self.budget, self.traffic, now, inbound=True)
         self._inbound += 1
@@ -429,12 +450,20 @@ class Yamux:
 
     def _ping(self, flags: int, value: int, now: float) -> None:
         if flags & SYN:
-            self._control += frame(PING, ACK, 0, value)
+            self._answer(frame(PING, ACK, 0, value), now)
         elif flags & ACK and value == self._ping_value and self._ping_sent_at is not None:
             sample = max(now - self._ping_sent_at, 1e-6)
             self._ping_sent_at = None
             self.rtt = sample if self.rtt is None else 0.75 * self.rtt + 0.25 * sample
             self.least_rtt = sample if self.least_rtt is None else min(sample, self.least_rtt)
+
+    def _answer(self, answer: bytes, now: float) -> None:
+        if now - self._answers_since >= 1.0:
+            self._answers, self._answers_since = 0, now
+        self._answers += 1
+        if self._answers > MAX_ANSWERS:
+            raise ProtocolError(f"the peer causes more than {MAX_ANSWERS} answers a second")
+        self._control += answer
 
     # Windows.
 
@@ -508,7 +537,9 @@ class Yamux:
         was = stream.queued
         stream.queued -= size
         self.queued -= size
-        if stream.queued <= LOW_QUEUE_BYTES < was:
+        self.budget.queued -= size
+        if stream.queued <= LOW_QUEUE_BYTES < was or (stream.waits and not stream.queued):
+            stream.waits = False
             self.news[stream] = None
         return HEADER_BYTES + size
 
@@ -527,7 +558,9 @@ class Yamux:
     def _break(self, stream: YamuxStream, reason: str, *, keep_buffer: bool = False) -> None:
         if stream.over:
             return
-        self.queued -= stream.drop_queue()
+        dropped = stream.drop_queue()
+        self.queued -= dropped
+        self.budget.queued -= dropped
         if keep_buffer and not stream.discarding:
             stream.leave_budget()
         else:

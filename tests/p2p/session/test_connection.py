@@ -16,11 +16,13 @@ from p2p.session import HandshakeFailed, MemoryBudget, MuxedStream, Session, Ses
 from p2p.session.connection import WRITE_TIMEOUT
 from p2p.session.frames import DATA, RST, WINDOW_UPDATE, frame
 from p2p.session.records import sealed_size
-from p2p.session.yamux import YamuxSettings
+from p2p.session.yamux import FRAMES_AT_A_TIME, YamuxSettings
 from p2p.testing.conformance import eventually
 from tests.p2p.session.ends import ECHO, Pair, identity, in_memory, pair, serve_echo, sockets, upgraded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio.testing import MockClock
 
 BLOCK = bytes(range(256)) * 256
@@ -351,7 +353,7 @@ class Liar:
     [
         (frame(DATA, 1, 1001, 300_000) + bytes(100), "ignores windows"),
         (bytes([9]) * 12, "does not speak yamux"),
-        (frame(2, 1, 0, 1) * 6000, "faster than it reads"),
+        (frame(2, 1, 0, 1) * 6000, "answers a second"),
     ],
 )
 async def test_who_breaks_the_rules_loses_the_session_and_others_do_not(lie: bytes, reason: str) -> None:
@@ -603,3 +605,39 @@ async def test_garbage_frames_from_a_proven_peer_end_at_most_its_session() -> No
         one, two = await both.streams("/other")
         await one.send_all(b"fine")
         assert await two.receive_some() == b"fine"
+
+
+@pytest.mark.parametrize("records_of", [1, 5_000])
+@pytest.mark.parametrize("streams", [sockets, memory_stream_pair])
+async def test_a_peer_that_sends_nothing_but_frames_leaves_others_their_turn(
+    records_of: int, streams: Callable[[], tuple[Any, Any]], nursery: trio.Nursery
+) -> None:
+    turns, frames = 0, 10_000
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with pair(streams=streams) as both:
+        _, far = await both.streams()
+        near = both.near
+        few = frame(WINDOW_UPDATE, 0, far.core.id, 1) * records_of
+        sealed = b""
+        for _ in range(frames // records_of):
+            record = memoryview(bytearray(sealed_size(len(few))))
+            near._sealer.seal([few], record)
+            sealed += bytes(record)
+        nursery.start_soon(others)
+        window = far.core.send_window
+        nursery.start_soon(near._wire.send, sealed)
+        turns = 0
+        longest = 0
+        while far.core.send_window < window + frames:
+            before = far.core.send_window
+            await trio.lowlevel.checkpoint()
+            longest = max(longest, far.core.send_window - before)
+        assert longest <= 2 * FRAMES_AT_A_TIME
+        assert turns >= frames // (2 * FRAMES_AT_A_TIME)
+        nursery.cancel_scope.cancel()

@@ -11,7 +11,15 @@ import pytest
 from p2p.session import MemoryBudget, ProtocolError, SessionEnded, TooManyStreams
 from p2p.session.frames import ACK, DATA, FIN, GO_AWAY, PING, RST, SYN, WINDOW_UPDATE, frame
 from p2p.session.records import RECORD_BYTES
-from p2p.session.yamux import MAX_CREDIT_BYTES, QUEUE_BYTES, Yamux, YamuxSettings
+from p2p.session.yamux import (
+    FRAMES_AT_A_TIME,
+    LEAST_QUEUE_BYTES,
+    MAX_CREDIT_BYTES,
+    QUEUE_BYTES,
+    SESSION_QUEUE_BYTES,
+    Yamux,
+    YamuxSettings,
+)
 
 if TYPE_CHECKING:
     from p2p.session.flow import YamuxStream
@@ -44,6 +52,11 @@ def drain(end: Yamux, limit: int = 10**9) -> list[Frame]:
         frames.append((kind, flags, stream_id, value, data[12:body]))
         data = data[body:]
     return frames
+
+
+def take_all(end: Yamux, said: bytes) -> None:
+    while said:
+        said = said[end.receive(said, 0.0) :]
 
 
 def opened(end: Yamux) -> YamuxStream:
@@ -146,15 +159,24 @@ def test_a_stream_that_is_reset_before_it_was_announced_is_never_told_of() -> No
         (frame(DATA, FIN, 1, 0) + data(1, b"x"), "had finished"),
         (frame(PING, SYN, 1, 0), "on a stream"),
         (frame(GO_AWAY, 0, 1, 0), "on a stream"),
-        (frame(PING, SYN, 0, 7) * 6000, "faster than it reads"),
-        (b"".join(frame(WINDOW_UPDATE, SYN, 2 * n, 0) for n in range(1, 7000)), "faster than it reads"),
+        (frame(PING, SYN, 0, 7) * 6000, "answers a second"),
+        (b"".join(frame(WINDOW_UPDATE, SYN, 2 * n, 0) for n in range(1, 7000)), "answers a second"),
     ],
 )
 def test_who_breaks_the_rules_is_cut_off(wrong: bytes, message: str) -> None:
     end = core()
     opened(end)
     with pytest.raises(ProtocolError, match=message):
-        end.receive(wrong, 0.0)
+        take_all(end, wrong)
+
+
+def test_who_reads_no_answers_is_cut_off() -> None:
+    end = core()
+    pings = frame(PING, SYN, 0, 7) * FRAMES_AT_A_TIME
+    for second in range(21):
+        end.receive(pings, float(second))
+    with pytest.raises(ProtocolError, match="faster than it reads"):
+        end.receive(pings, 21.0)
 
 
 def test_one_frame_may_fill_a_window_that_has_grown() -> None:
@@ -468,3 +490,51 @@ def test_garbage_raises_protocol_errors_and_nothing_else() -> None:
     assert cut_off > 1000
     end.end("done")
     assert budget.held == budget.reserved == 0
+
+
+def test_many_frames_are_taken_some_at_a_time() -> None:
+    far = core(initiator=False)
+    frames = frame(DATA, SYN, 1, 3) + b"abc"
+    frames += b"".join(frame(DATA, 0, 1, 2) + b"de" for _ in range(FRAMES_AT_A_TIME))
+    taken = far.receive(frames, 1.0)
+    stream = far.accepted[0]
+    assert (taken, stream.buffered) == (len(frames) - 14, 3 + 2 * (FRAMES_AT_A_TIME - 1))
+    assert far.receive(memoryview(frames)[taken:], 1.0) == 14
+    assert stream.buffered == 3 + 2 * FRAMES_AT_A_TIME
+    rest = frame(DATA, 0, 1, 10)
+    assert far.receive(rest[:5], 2.0) == 5
+    assert far.receive(rest[5:] + b"0123", 2.0) == 11
+    assert far.receive(b"456789", 2.0) == 6
+    assert far.take(stream, 10**6, 3.0).endswith(b"de0123456789")
+
+
+def test_what_streams_have_queued_together_is_bounded_and_each_gets_on() -> None:
+    end = core()
+    streams = [opened(end) for _ in range(100)]
+    for stream in streams:
+        end.queue(stream, memoryview(bytes(10**6)))
+    assert end.queued < SESSION_QUEUE_BYTES + QUEUE_BYTES + len(streams) * LEAST_QUEUE_BYTES
+    assert all(stream.queued for stream in streams)
+    assert end.budget.queued == end.queued
+    waiting = streams[-1]
+    assert end.room(waiting) == 0
+    waiting.waits = True
+    end.news.clear()
+    while waiting.queued:
+        end.data_to_send(65_536)
+    assert waiting in end.news
+    assert end.room(waiting) >= LEAST_QUEUE_BYTES
+    end.end("it is over")
+    assert end.budget.queued == end.queued == 0
+
+
+def test_when_all_sessions_have_much_to_send_each_stream_has_a_little_room() -> None:
+    budget = MemoryBudget(2 * 2**20)
+    ends = [core(budget=budget) for _ in range(5)]
+    streams = [[opened(end) for _ in range(4)] for end in ends]
+    for end, mine in zip(ends, streams, strict=True):
+        for stream in mine:
+            end.queue(stream, memoryview(bytes(10**6)))
+    assert budget.queued < 2**20 + QUEUE_BYTES + 20 * LEAST_QUEUE_BYTES
+    assert all(stream.queued >= LEAST_QUEUE_BYTES for mine in streams for stream in mine)
+    assert not budget.exhausted, "streams of others are refused"
