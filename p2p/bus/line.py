@@ -27,7 +27,7 @@ import trio
 
 from p2p.bus import frames
 from p2p.bus.api import MAX_BODY_BYTES, BadContent, BusClosed, BusError, Busy
-from p2p.bus.bounds import Held
+from p2p.bus.bounds import Held, check
 from p2p.bus.deadlines import Deadlines
 from p2p.bus.endpoints import milliseconds_until, timed_out
 from p2p.bus.frames import (
@@ -547,8 +547,7 @@ class Line:
             )
         if request.streaming and not self._rules.streams:
             raise BadContent("a streaming call has to be made on a stream of its own")
-        for work in self._works:
-            work.check(calls=1, size=len(request.body))
+        check(self._works, calls=1, size=len(request.body))
 
     async def _answer(self, request: Request, answering: _Answering) -> None:
         try:

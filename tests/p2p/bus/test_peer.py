@@ -11,7 +11,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
-from p2p.bus import frames, lone, peer
+from p2p.bus import bounds, frames, lone, peer
 from p2p.bus.api import (
     BadContent,
     BusClosed,
@@ -339,6 +339,7 @@ async def test_busy_is_said_to_a_caller_of_ours(
     autojump_clock: MockClock, net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(net.serving._work, "max_calls", 0)
+    monkeypatch.setattr(bounds, "CALLS_OF_RIGHT", 0)
     error = await error_of(net.here, ADDRESS + "/Echo")
     assert isinstance(error, Busy)
     with pytest.raises(Busy):
