@@ -72,6 +72,12 @@ class RelayedAddress(msgspec.Struct, frozen=True):
         return f"{self.relay}/p2p-circuit/p2p/{self.peer_id}"
 
 
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+"""IPv4 addresses behind NAT64 (RFC 6052)."""
+_COMPATIBLE = ipaddress.ip_network("::/96")
+"""IPv4 addresses written as IPv6 ones, long out of use, which some systems still route."""
+
+
 def parse_dialable(text: str) -> TcpAddress | RelayedAddress:
     """Read a multiaddr of either form. Raises InvalidAddress."""
     relay, circuit, behind = text.partition("/p2p-circuit")
@@ -137,7 +143,21 @@ def is_acceptable(text: str, allow_private: bool) -> bool:
     ip = ipaddress.ip_address(address.host)
     if ip.is_unspecified or ip.is_multicast:
         return False
-    return allow_private or ip.is_global
+    return allow_private or is_public(address.host)
+
+
+def is_public(host: str) -> bool:
+    """Return whether an IP address is one of the public internet, and not a private one in another form."""
+    ip = ipaddress.ip_address(host)
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if ip in _TRANSLATED:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            ip = inner
+        elif ip.is_site_local or ip in _COMPATIBLE:
+            return False
+    return ip.is_global and not ip.is_multicast
 
 
 @functools.lru_cache(maxsize=1024)

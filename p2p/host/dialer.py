@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from p2p.host.addresses import InvalidAddress, RelayedAddress, parse_dialable
+from p2p.host.addresses import InvalidAddress, RelayedAddress, is_public, parse_dialable
 from p2p.host.race import Race, Target, in_order, run
 from p2p.host.tcp import Place, dial, resolve
 from p2p.overlay import OverlayError, PeerUnreachable
@@ -61,6 +61,8 @@ class Dialer:
         establish: makes a session of a byte stream.
         drop: ends a session that nobody wants, with a reason.
         source_for: returns from where to dial a place, if that matters.
+        private: whether the name in an address may lead into a private network. Whoever tells of a name decides
+            where it leads, today and tomorrow.
         failed: told of each address that nobody, or not the right one, answered at.
     """
 
@@ -71,6 +73,7 @@ class Dialer:
         *,
         gate: Gate,
         source_for: Callable[[Place], Place | None],
+        private: Callable[[str], bool],
         failed: Callable[[str], None],
     ) -> None:
         self.dial_relayed: RelayDialler | None = None
@@ -81,6 +84,7 @@ class Dialer:
         self._drop = drop
         self._gate = gate
         self._source_for = source_for
+        self._private = private
         self._failed = failed
 
     async def dial(self, addresses: Sequence[str], peer: str | None = None) -> tuple[str, HostSession]:
@@ -137,7 +141,12 @@ class Dialer:
         async def look_up(text: str, address: TcpAddress) -> None:
             with trio.move_on_after(RESOLVE_TIMEOUT) as patience:
                 try:
-                    found[text] = [Target(text, place) for place in await resolve(address)]
+                    places = await resolve(address)
+                    if address.kind not in ("ip4", "ip6") and not self._private(text):
+                        places = [place for place in places if is_public(place.host)]
+                        if not places:
+                            reasons.append((text, "the name leads into a private network"))
+                    found[text] = [Target(text, place) for place in places]
                 except OSError as error:
                     reasons.append((text, f"the name is not known: {error}"))
             if patience.cancelled_caught:

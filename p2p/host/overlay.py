@@ -150,6 +150,7 @@ class LibP2POverlay:
             self._entrance.end,
             gate=self._gate,
             source_for=self._source_for,
+            private=lambda address: network == "devnet" or address in bootstrap,
             failed=lambda address: self.discovery.failed(address),
         )
         self._announced: tuple[str, ...] = ()

@@ -311,6 +311,16 @@ async def test_a_peer_has_so_many_sessions_and_the_oldest_gives_way() -> None:
         await works(b, a)
 
 
+async def test_a_name_that_somebody_told_leads_into_no_private_network() -> None:
+    async with make("test").running() as b:
+        named = b.listen_addresses()[0].replace("/ip4/127.0.0.1/", "/dns4/localhost/")
+        async with make("test").running() as a:
+            with pytest.raises(PeerUnreachable, match="into a private network"):
+                await a.connect(named)
+        async with make("test", bootstrap=[named]).running() as a:
+            assert await a.connect(named) == b.node_id
+
+
 async def test_handshakes_that_hang_are_bounded_and_end() -> None:
     async with make(limits=HostLimits(upgrades=3)).running() as a, make().running() as b:
         hanging = [await trio.open_tcp_stream(*place_of(a)) for _ in range(3)]
