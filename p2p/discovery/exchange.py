@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from p2p.codec import CodecError, decode, encode
 from p2p.discovery.messages import MAX_FRAME_BYTES, Hello, mismatch
+from p2p.overlay import StreamBroken
 
 if TYPE_CHECKING:
     from p2p.events import Refusal
@@ -59,8 +60,12 @@ async def answer(stream: Stream, ours: Hello, theirs: Hello) -> None:
         HelloRefused: theirs does not fit ours.
         StreamBroken: the session or the stream died.
     """
-    await _send(stream, ours)
-    await stream.send_eof()
+    try:
+        await _send(stream, ours)
+        await stream.send_eof()
+    except StreamBroken:
+        _check(ours, theirs)  # who does not fit may have hung up already
+        raise
     _check(ours, theirs)
 
 

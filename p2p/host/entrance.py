@@ -204,6 +204,10 @@ class Entrance:
         """End what gives way to a further session with `peer`."""
         limits = self._gate.limits
         of_peer = self._sessions.of(peer)
+        for (
+            earlier
+        ) in of_peer:  # the peer may have lost it: its machine began anew, or its address has changed
+            earlier.wire.doubt()
         if len(of_peer) >= limits.per_peer:
             least = min(of_peer, key=lambda s: (s.path == "direct", s.since))
             self.end(least, f"the peer has {len(of_peer)} sessions")

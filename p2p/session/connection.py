@@ -173,6 +173,12 @@ class Session:
             raise
         return stream
 
+    def doubt(self) -> None:
+        """Ask the peer at once whether it is there; if it is not, the session ends after `ping_timeout`."""
+        if self.ended is None:
+            self.core.ping_soon(trio.current_time())
+            self._work.wake()
+
     async def aclose(self, drain: float = 0.0) -> None:
         """End the session in order: say so, send what is queued, hang up. Takes `drain` + 1 seconds at most.
 

@@ -312,6 +312,10 @@ class Yamux:
                 self._forget_if_finished(stream)
         return pieces, size
 
+    def ping_soon(self, now: float) -> None:
+        """Have the next `tick` ping, whenever one was due: there is reason to doubt that the peer is there."""
+        self._next_ping = now
+
     def next_tick(self) -> float:
         """Return when `tick` is due."""
         due = self._next_ping

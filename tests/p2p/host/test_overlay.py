@@ -171,6 +171,25 @@ async def test_both_dialling_at_once_makes_one_peer() -> None:
         await works(b, a)
 
 
+async def test_streams_live_on_both_sessions_of_peers_that_dialled_each_other_at_once() -> None:
+    async with pair() as (a, b):
+        protocols = serve(a, "talk", echo), serve(b, "talk", echo)
+        streams: list[Stream] = []
+
+        async def dial_and_open(me: Overlay, other: Overlay) -> None:
+            await me.connect(other.listen_addresses()[0])
+            streams.append(await me.open_stream(other.node_id, protocols[0]))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dial_and_open, a, b)
+            nursery.start_soon(dial_and_open, b, a)
+        await eventually(lambda: len(a._sessions) == len(b._sessions) == 2)
+        for stream in streams:  # whichever session a stream was opened on, it goes on
+            await stream.send_all(b"still here")
+            assert await stream.receive_some() == b"still here"
+            await stream.aclose()
+
+
 # What it survives.
 
 

@@ -9,7 +9,7 @@ import trio
 
 from p2p.session import YamuxSettings
 from p2p.testing.conformance import check_vanished_peer, eventually
-from tests.p2p.host.nodes import make, place_of, works
+from tests.p2p.host.nodes import make, place_of, session_of, works
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -61,4 +61,20 @@ async def test_a_peer_that_vanishes() -> None:
         assert a.peers()
         await check_vanished_peer(a, b, wire.cut, within=10)
         await b.disconnect(a.node_id)  # it has not noticed: nothing tells it
+        await works(a, b)
+
+
+async def test_a_peer_that_comes_back_has_its_dead_session_found_out() -> None:
+    patient = YamuxSettings(ping_interval=1000.0, ping_timeout=0.3)
+    a, b = make(yamux=patient), make()
+    async with a.running(), b.running(), wire_to(place_of(b)) as wire:
+        peer_id = b.listen_addresses()[0].rsplit("/", 1)[1]
+        await a.connect(f"/ip4/127.0.0.1/tcp/{wire.port}/p2p/{peer_id}")
+        await eventually(lambda: bool(b.peers()))
+        dead = session_of(a, b)
+        wire.cut()
+        await b.disconnect(a.node_id)
+        await b.connect(a.listen_addresses()[0])
+        await eventually(lambda: dead.closed)
+        assert [info.node_id for info in a.peers()] == [b.node_id]
         await works(a, b)

@@ -623,6 +623,8 @@ async def test_a_peer_that_sends_nothing_but_frames_leaves_others_their_turn(
     async with pair(streams=streams) as both:
         _, far = await both.streams()
         near = both.near
+        await eventually(lambda: near.rtt is not None and both.far.rtt is not None)
+        await wait_all_tasks_blocked()  # from here on, nothing is said on the wire but this
         few = frame(WINDOW_UPDATE, 0, far.core.id, 1) * records_of
         sealed = b""
         for _ in range(frames // records_of):
