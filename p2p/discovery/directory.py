@@ -158,7 +158,7 @@ class Directory:
     async def _fly(self, node: NodeId, flight: _Flight) -> None:
         try:
             async with self._limit:
-                record, self.last_report = await self.kademlia.find(self._rules.key(node))
+                record = await self._search(node)
             flight.record = record
             if record is None:
                 self.counters["not_found"] += 1
@@ -171,6 +171,18 @@ class Directory:
         finally:
             del self._flights[node]
             flight.landed.set()
+
+    async def _search(self, node: NodeId) -> NodeRecord | None:
+        """Return the newest record; all who may have one are asked if the first has nothing that was not known.
+
+        Whoever asks for a node that is in the address book has not found it where it was: then what the nearest
+        few have may be as old as that.
+        """
+        key, known = self._rules.key(node), frozenset(self._addresses_of(node))
+        record, self.last_report = await self.kademlia.find(key)
+        if record is not None and known.issuperset(record.addresses):
+            record, self.last_report = await self.kademlia.find(key, thorough=True)
+        return record
 
     def _is_missing(self, node: NodeId) -> bool:
         until = self._missing.get(node)

@@ -145,17 +145,24 @@ class Kademlia:
 
     # Looking up.
 
-    async def find(self, key: bytes) -> tuple[NodeRecord | None, LookupReport]:
-        """Return the newest record under `key` that the first few who hold one have, and what it took."""
+    async def find(self, key: bytes, *, thorough: bool = False) -> tuple[NodeRecord | None, LookupReport]:
+        """Return the newest record under `key` that is found, and what it took.
+
+        Args:
+            thorough: whether all of the `k` nearest are asked. If not, the search ends soon after the nearest few
+                have answered, which have the newest unless somebody lies, or the network has just parted.
+        """
         found = _Found(key, self._rules, self._clock)
         held = self.store.get(key, self._clock.utc_ns())
         if held is not None:
             found.take(self._peer_id, held)
 
         def take(contact: Contact, answer: Message) -> float | None:
-            if not self._take_record(found, contact, answer):
+            self._take_record(found, contact, answer)
+            if thorough or not found.records:
                 return None
-            return 0.0 if len(found.records) >= self._params.quorum else self._params.settle
+            enough = len(found.records) >= self._params.quorum
+            return 0.0 if enough and lookup.settled(self._params.beta, contact) else self._params.settle
 
         # Where nobody of the nearest few has it, all of the nearest k are asked: the network may have grown.
         lookup = self._lookup(key, need=self._params.k)
@@ -222,9 +229,9 @@ class Kademlia:
         self.counters["lookups"] += 1
         return await search(lookup, self._requests, request, take, self._params.lookup_timeout)
 
-    def _take_record(self, found: _Found, contact: Contact, answer: Message) -> bool:
+    def _take_record(self, found: _Found, contact: Contact, answer: Message) -> None:
         if answer.record is None:
-            return False
+            return
         try:
             found.take(contact.peer_id, answer.record)
         except RecordRefused as error:
@@ -232,7 +239,6 @@ class Kademlia:
             self._log.info("a peer handed out a bad record", peer=contact.names[0], reason=str(error))
             self.table.removed(contact.peer_id)
             raise BadAnswer from error
-        return True
 
     async def _hand_out(self, key: bytes, value: bytes, contacts: Iterable[Contact]) -> int:
         """Have each of `contacts` keep a record; return how many say that they do."""

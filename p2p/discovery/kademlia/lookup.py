@@ -131,6 +131,14 @@ class Lookup:
         """Whether nobody is left to ask and nobody's answer is awaited."""
         return not self._under_way and (self._asked >= self._params.max_requests or not any(self._wanted()))
 
+    def settled(self, count: int, answering: Contact) -> bool:
+        """Return whether the `count` nearest that are heard of have answered, `answering` as good as that."""
+        everyone = sorted(
+            (item for path in self._paths for item in self._alive(path)), key=lambda item: item[0]
+        )
+        nearest = self._diverse(everyone, count)
+        return all(c == answering or self._states[c.peer_id] is _State.ANSWERED for c in nearest)
+
     def closest(self) -> list[Contact]:
         """Return the `k` nearest of those who answered, of all paths, the nearest first."""
         answered = [

@@ -15,8 +15,8 @@ class KademliaParams(msgspec.Struct, frozen=True):
     one path. More cost more messages; `tests/bench/kademlia.py` has the figures."""
     alpha: int = 4
     """Requests under way at once, of all paths of a lookup."""
-    beta: int = 3
-    """The nearest contacts that have to have answered before a path of a search ends (libp2p: resiliency)."""
+    beta: int = 5
+    """The nearest contacts that have to have answered before a search ends for which enough was found."""
     max_requests: int = 80
     """Requests of one lookup; each may be a dial."""
     max_barren: int = 5
@@ -26,9 +26,9 @@ class KademliaParams(msgspec.Struct, frozen=True):
     request_timeout: float = 6.0
     """For one request, its dial and hello included."""
     quorum: int = 3
-    """Good records after which a search ends; the newest of them counts."""
-    settle: float = 0.5
-    """How long a search goes on after the first good record, if no quorum comes."""
+    """Good records that are enough, once the nearest contacts have answered; the newest of them counts."""
+    settle: float = 1.0
+    """How long a search goes on after the first good record, whatever comes."""
     subnet_per_bucket: int = 2
     """Contacts of one subnet (/24 of IPv4, /48 of IPv6) in one bucket, and in one lookup's nearest k. Only
     addresses of the public internet count; go-libp2p has the same figures."""

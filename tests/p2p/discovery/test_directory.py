@@ -10,6 +10,7 @@ import trio
 
 from p2p.discovery import DiscoverySettings
 from p2p.discovery.directory import MISSING_FOR, WATCH_INTERVAL, Directory, make_directory
+from p2p.discovery.kademlia import key_of
 from p2p.entropy import SeededEntropy
 from p2p.identity import NodeId, PrivateKey
 from p2p.overlay import PeerUnreachable
@@ -187,4 +188,24 @@ async def test_records_are_handed_out_again_less_and_less_often(autojump_clock: 
         assert published[1] + 1 <= published[2] <= published[1] + 3
         assert await world.nodes[0].directory.look_up(world.nodes[2].node_id) == (
             world.nodes[2].overlay.place,
+        )
+
+
+async def test_where_old_records_are_out_the_newest_is_found_at_the_second_try(
+    autojump_clock: MockClock,
+) -> None:
+    """The nodes nearest to a record have missed its last change, as after a partition."""
+    async with swarm(24) as world:
+        await trio.sleep(60)
+        moved, seeker = world.nodes[3], world.nodes[20]
+        key, old = world.rules.key(moved.node_id), moved.overlay.place
+        keepers = sorted(world.nodes, key=lambda node: key_of(node.peer_id) ^ key_of(key))
+        place = old.replace(".7.1/", ".7.2/")
+        newer = world.rules.sign(moved.key, world.network.clock.utc_ns(), [place])
+        assert newer is not None
+        knows = next(node for node in keepers[12:] if node not in (moved, seeker))
+        knows.kademlia.store.put(key, newer, world.network.clock.utc_ns())
+        assert await seeker.directory.look_up(moved.node_id) == (old,)
+        assert await seeker.directory.look_up(moved.node_id) == (place,), (
+            "now the old one is known, and not asked for"
         )
