@@ -29,7 +29,6 @@ from p2p.host.identify import protocols_of
 from p2p.host.limits import Gate, HostLimits
 from p2p.host.listening import allow_descriptors, check_free, concrete
 from p2p.host.mdns import announce_and_listen
-from p2p.host.observations import Observation, Observations
 from p2p.host.reach import HostReach
 from p2p.host.sessions import NEGOTIATION_TIMEOUT, HostSession, Path
 from p2p.host.swarm import make_host
@@ -154,9 +153,6 @@ class LibP2POverlay:
             failed=lambda address: self.discovery.failed(address),
         )
         self._announced: tuple[str, ...] = ()
-        self._observations = Observations(
-            self._sessions, lambda: [source.port for source in self._sources], clock
-        )
         self.find_addresses: Callable[[NodeId], Awaitable[Sequence[str]]] | None = None
         """Looks a node up in a directory, when nothing that is known works."""
         self.discovery = Discovery(
@@ -221,7 +217,6 @@ class LibP2POverlay:
         async with trio.open_nursery() as nursery:
             await self._start_listening(nursery)
             self._nursery = self._entrance.nursery = nursery
-            nursery.start_soon(self._observations.run)
             finding = trio.CancelScope()
             nursery.start_soon(self._find_peers, finding)
             try:
@@ -348,7 +343,6 @@ class LibP2POverlay:
 
     def _entered(self, session: HostSession) -> None:
         """Have a new session admitted: called by the entrance."""
-        self._observations.ask_later(session)
         if session.direction == "in" and self._nursery is not None:
             self._door.accept(session, session.peer, self._nursery)
 
@@ -441,10 +435,6 @@ class LibP2POverlay:
     @dial_relayed.setter
     def dial_relayed(self, dialler: RelayDialler | None) -> None:
         self._dialer.dial_relayed = dialler
-
-    def observations(self) -> Sequence[Observation]:
-        """Return where peers say that they see this node."""
-        return self._observations.all()
 
     def announce(self, addresses: Sequence[str]) -> None:
         """Tell peers of further addresses of this node: mapped ones, or relays'. They replace what was announced.

@@ -61,7 +61,6 @@ class Facts(msgspec.Struct, frozen=True):
     dial_backs: Sequence[DialBack] = ()
     relays: Sequence[Relay] = ()
     port_mappings: Sequence[PortMapping] = ()
-    serves_as_relay: bool = False
     hole_punching: bool = True
     """Whether this node takes part in it."""
 
@@ -75,7 +74,6 @@ def judge(facts: Facts) -> Verdict:
         families,
         relays=tuple(facts.relays),
         port_mappings=tuple(facts.port_mappings),
-        serves_as_relay=facts.serves_as_relay,
         advice=tuple(_advice(state, families, facts)),
     )
 

@@ -291,7 +291,6 @@ class ReachService:
             dial_backs=[answer for _, answer in self._dial_backs.values()],
             relays=self.relays.relays,
             port_mappings=self._mappings,
-            serves_as_relay=self.relay_server.started,
             hole_punching=self.settings.hole_punching,
         )
 
@@ -304,6 +303,7 @@ class ReachService:
             self.relay_server.start()
         else:
             self.relay_server.stop()
+        verdict = msgspec.structs.replace(verdict, serves_as_relay=self.relay_server.started)
         self._host.announce(self._announced(verdict))
         if verdict == self._verdict:
             return

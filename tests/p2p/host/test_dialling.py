@@ -222,17 +222,6 @@ async def test_a_node_that_listens_on_loopback_dials_the_world_from_any_port() -
             assert node._source_for(Place(*place_of(node))) is None
 
 
-async def test_peers_tell_where_they_see_this_node() -> None:
-    async with pair() as (a, b):
-        await connect(a, b)
-        await eventually(lambda: bool(a.observations() and b.observations()))
-        (seen_by_b,), (seen_by_a,) = a.observations(), b.observations()
-        assert (seen_by_b.teller, seen_by_b.seen) == (b.node_id, bare(a))
-        assert (seen_by_b.listening_port, seen_by_b.inbound) == (True, False)
-        assert seen_by_b.teller_address == bare(b)
-        assert (seen_by_a.seen, seen_by_a.listening_port, seen_by_a.inbound) == (bare(b), True, True)
-
-
 async def test_identify_tells_protocols_and_addresses() -> None:
     async with pair() as (a, b):
         protocol = serve(b, "told", echo)
