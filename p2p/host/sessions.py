@@ -106,10 +106,13 @@ class HostSession:
 
     async def open_hello(self, protocol: str) -> MuxedStream:
         """Open the first stream of a session: what it says need not wait until the peer has agreed to it."""
-        return await self.wire.open_stream(protocol, lazy=True)
+        return await self.open_stream(protocol, lazy=True)
 
-    async def open_stream(self, protocol: str) -> MuxedStream:
+    async def open_stream(self, protocol: str, *, lazy: bool | None = None) -> MuxedStream:
         """Open a stream and agree on its protocol; without a round trip if the peer has agreed to it before.
+
+        Args:
+            lazy: as for `Session.open_stream`.
 
         Raises:
             ProtocolRefused: the peer does not serve it.
@@ -118,7 +121,7 @@ class HostSession:
         """
         try:
             with trio.fail_after(NEGOTIATION_TIMEOUT):
-                stream = await self.wire.open_stream(protocol)
+                stream = await self.wire.open_stream(protocol, lazy=lazy)
         except trio.TooSlowError as error:
             raise StreamBroken(
                 f"{self.peer} did not answer to {protocol} within {NEGOTIATION_TIMEOUT:g} s"

@@ -188,7 +188,7 @@ async def test_half_open_peers_are_let_go() -> None:
             stream = await stack.enter_async_context(await trio.open_tcp_stream(*place_of(node)))
             if number % 3:
                 await stream.send_all(b"\x13/multistream/1.0.0\n\x07/noise\n"[: 10 * (number % 3)])
-        await eventually(lambda: node._gate.upgrades == 30)
+        await eventually(lambda: len(node._entrance.handshakes) == 30)
         async with vanishing.running():
             await connect(vanishing, node)
             session = session_of(vanishing, node)
@@ -201,7 +201,7 @@ async def test_half_open_peers_are_let_go() -> None:
             await eventually(lambda: len(node._sessions.of(silent.node_id)) == 1)
             assert not any(peer.node_id == silent.node_id for peer in node.peers())
             assert not proven.closed
-    assert node._gate.total == node._gate.upgrades == 0
+    assert node._gate.total == len(node._entrance.handshakes) == 0
 
 
 @pytest.mark.slow
