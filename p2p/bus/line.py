@@ -1,9 +1,9 @@
 """`Line`: many calls, both ways, over one byte stream. What the door, its client and two nodes have in common.
 
-One task reads and never waits for anything but the stream; one writes, and puts what has gathered into one
-send; each call that arrives is a task. No stream of items can stall the rest: its sender may have only as
-many bytes under way as its receiver gave credit for. Sends are never cancelled half-way, since the writer is
-no caller's task.
+One task at a time reads, and answers what need not wait for anything; who has to wait appoints another to read on
+(`p2p.bus.workers`). One writes, and puts what has gathered into one send; one keeps the time of all calls. No stream of
+items can stall the rest: its sender may have only as many bytes under way as its receiver gave credit for. Sends
+are never cancelled half-way, since the writer is no caller's task.
 
 Bounds, per line: calls in flight each way (`Busy`), bytes of requests in work (`Busy`), bytes that wait to be
 sent (senders wait; an end that lets control messages pile up is dropped), a window per streaming call. An
@@ -18,15 +18,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
 import trio
 
 from p2p.bus import frames
-from p2p.bus.api import MAX_BODY_BYTES, BadContent, BusClosed, BusError, Busy
+from p2p.bus.api import BadContent, BusClosed, BusError, Busy
 from p2p.bus.bounds import Held, check
 from p2p.bus.deadlines import Deadlines
 from p2p.bus.endpoints import milliseconds_until, timed_out
@@ -43,26 +41,25 @@ from p2p.bus.frames import (
     Request,
     Subscribe,
 )
-from p2p.bus.outbox import SEND_AHEAD_BYTES, Outbox
+from p2p.bus.outbox import Outbox
+from p2p.bus.requests import WINDOW_BYTES, Answering, LineRules, Pending
 from p2p.bus.workers import Workers, begin, see_through
 from p2p.waiting import Waiter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncIterator, Callable
 
     from p2p.bus.api import Caller
     from p2p.bus.bounds import Work
     from p2p.bus.frames import Frame
     from p2p.bus.outbox import Channel
+    from p2p.bus.requests import LineOwner
     from p2p.bus.workers import Worker
 
 MAX_CALLS = 256
 """Calls in flight, each way."""
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 """Bytes of the requests that are being answered."""
-WINDOW_BYTES = 256 * 1024
-"""Items of one streaming call that may be under way unread; the last may go beyond it."""
 SEND_LIMIT_BYTES = 16 * 1024 * 1024
 """Bytes waiting to be sent at which the other end is taken for stuck."""
 FRAMES_AT_A_TIME = 64
@@ -71,133 +68,12 @@ _RECEIVE_BYTES = 64 * 1024
 
 _log = structlog.get_logger("p2p.bus")
 
-
 _ANSWERS = (Reply, Part, Item, End, Failure)
 _ASKING = (Request, Register, Subscribe)
 
 
 class NotSent(BusClosed):
     """The line ended before anything of the call was sent."""
-
-
-class LineRules(msgspec.Struct, frozen=True):
-    """How much one end lets the other do."""
-
-    answers: bool = True
-    """Whether the other end may call; if not, a request of it breaks the rules."""
-    streams: bool = True
-    """Whether the other end may make streaming calls."""
-    piece_bytes: int = MAX_BODY_BYTES
-    """Longest body of an answer in one frame; longer ones go in parts, so that others come between."""
-    ahead_bytes: int = SEND_AHEAD_BYTES
-    """Bytes waiting to be sent above which senders wait."""
-    patience: float = math.inf
-    """Seconds in which the other end has to take some of what waits to be sent."""
-    longest_call: float = math.inf
-    """Seconds that a call is worked on at most, whatever it asks for; streaming calls have no such end."""
-    trusted: bool = True
-    """Whether what the other end does wrong is worth a warning; a stranger decides how often it does."""
-
-
-class LineOwner(Protocol):
-    """What a line asks of whoever holds it."""
-
-    async def answer(self, request: Request) -> bytes:
-        """Answer a call. Raises BusError."""
-        ...
-
-    def answer_stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Answer a streaming call. Raises BusError."""
-        ...
-
-    def receive(self, frame: Frame) -> None:
-        """Take any other message, at once and in order. Raises BadContent to drop the line."""
-        ...
-
-    def ended(self) -> None:
-        """Hear, once, that the line has ended: nothing can be sent any more."""
-        ...
-
-
-class _Pending:
-    """A request of ours that waits for its answer; one task takes it."""
-
-    __slots__ = ("_arrived", "_error", "_news", "_parts", "called", "ended", "streaming", "window")
-
-    def __init__(self, called: str, *, streaming: bool) -> None:
-        self.called = called
-        self.streaming = streaming
-        self.ended = False
-        self.window = WINDOW_BYTES if streaming else 0
-        self._arrived: deque[bytes] = deque()
-        self._parts: bytearray | None = None
-        self._error: BusError | None = None
-        self._news = Waiter()
-
-    def put(self, body: bytes) -> None:
-        """Take an item."""
-        self._arrived.append(body)
-        self._news.wake()
-
-    def put_part(self, body: bytes) -> None:
-        """Take a piece of the answer. Gathered in one piece, so that many small ones cost no more than few."""
-        if self._parts is None:
-            self._parts = bytearray()
-        self._parts += body
-        if len(self._parts) > MAX_BODY_BYTES:
-            raise BadContent("an answer longer than any may be")
-
-    def answer(self, body: bytes) -> None:
-        """Take the answer, or its last piece."""
-        if self._parts is not None:
-            self.put_part(body)
-            body = bytes(self._parts)
-        self.ended = True
-        self.put(body)
-
-    def end(self, error: BusError | None = None) -> None:
-        """Take the end."""
-        if not self.ended:
-            self.ended, self._error = True, error
-            self._news.wake()
-
-    async def take(self) -> bytes | None:
-        """Return the next body, or None at the end."""
-        if self._arrived or self.ended:
-            await trio.lowlevel.checkpoint()
-        while not self._arrived and not self.ended:
-            await self._news.wait()
-        if self._arrived:
-            return self._arrived.popleft()
-        if self._error is not None:
-            raise self._error
-        return None
-
-
-class _Answering:
-    """A request of the other end that we are answering."""
-
-    __slots__ = ("address", "credit", "held", "more_credit", "size", "waits_for", "work", "worker")
-
-    work: Coroutine[Any, Any, None]
-    """The answer, and what it waits for."""
-    waits_for: Any
-
-    def __init__(self, request: Request, worker: Worker) -> None:
-        self.address = request.address
-        self.size = len(request.body)
-        self.worker = worker
-        self.held: Held | None = None
-        """What it takes of the bounds; None for one that has not had to wait for anything."""
-        self.credit = request.credit
-        self.more_credit: trio.Event | None = None
-
-    def hold(self, size: int) -> None:
-        """Count the answer too. Raises Busy, if it has waited before."""
-        if self.held is not None:
-            self.held.take(size=size)
-        else:
-            self.size += size
 
 
 class Line:
@@ -234,9 +110,9 @@ class Line:
         self._nursery: trio.Nursery | None = None
         self._workers: Workers | None = None
         self._next_id = 0
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._notices: dict[int, Callable[[BusError | None], None]] = {}
-        self._answering: dict[int, _Answering] = {}
+        self._answering: dict[int, Answering] = {}
         self._highest_asked = -1
         self._request_bytes = 0
         self._our_deadlines = Deadlines(self._pending)
@@ -319,7 +195,7 @@ class Line:
             called: `address` as whoever calls knows it.
         """
         request_id = self._new_id(len(self._pending))
-        pending = self._pending[request_id] = _Pending(called or address, streaming=False)
+        pending = self._pending[request_id] = Pending(called or address, streaming=False)
         told = milliseconds_until(min(deadline, trio.current_effective_deadline()))
         request = Request(request_id, address, body, timeout_ms=told, caller=caller, acting=acting)
         if deadline < math.inf and self._our_deadlines.add(deadline, request_id):
@@ -349,7 +225,7 @@ class Line:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Make a streaming call; the other end is told the nearer of `deadline` and the effective one."""
         request_id = self._new_id(len(self._pending))
-        pending = self._pending[request_id] = _Pending(address, streaming=True)
+        pending = self._pending[request_id] = Pending(address, streaming=True)
         request = Request(
             request_id,
             address,
@@ -455,7 +331,7 @@ class Line:
         say = _log.warning if self._rules.trusted else _log.debug
         say(what, other=self.name, **({} if error is None else {"error": str(error)}))
 
-    def _receive(self, frame: Frame, worker: Worker) -> _Answering | None:
+    def _receive(self, frame: Frame, worker: Worker) -> Answering | None:
         """Take a frame; return a call that has to wait for something, which `worker` has to see through."""
         if isinstance(frame, _ANSWERS):
             self._receive_answer(frame)
@@ -514,7 +390,7 @@ class Line:
 
     # Calls of the other end.
 
-    def _start(self, request: Request, worker: Worker) -> _Answering | None:
+    def _start(self, request: Request, worker: Worker) -> Answering | None:
         """Answer a call; return it if it has to wait for something."""
         try:
             self._admit(request)
@@ -526,7 +402,7 @@ class Line:
             timeout = math.inf if request.timeout_ms is None else request.timeout_ms / 1000
             deadline = now + min(timeout, self._rules.longest_call)
         worker.set_deadline(deadline, now)
-        answering = _Answering(request, worker)
+        answering = Answering(request, worker)
         answering.work = self._answer(request, answering)
         answering.waits_for = begin(answering.work)
         if answering.waits_for is None:
@@ -549,7 +425,7 @@ class Line:
             raise BadContent("a streaming call has to be made on a stream of its own")
         check(self._works, calls=1, size=len(request.body))
 
-    async def _answer(self, request: Request, answering: _Answering) -> None:
+    async def _answer(self, request: Request, answering: Answering) -> None:
         try:
             try:
                 if request.streaming:
@@ -579,7 +455,7 @@ class Line:
             at += size
         await self.send(Reply(request_id, body[at:] if at else body))
 
-    async def _answer_stream(self, request: Request, answering: _Answering) -> None:
+    async def _answer_stream(self, request: Request, answering: Answering) -> None:
         async with self._owner.answer_stream(request) as items:
             async for body in items:
                 while answering.credit <= 0:
@@ -623,7 +499,7 @@ class Line:
 class _Incoming:
     """The items of a streaming call of ours; what was read is granted anew, half a window at a time."""
 
-    def __init__(self, line: Line, request_id: int, pending: _Pending) -> None:
+    def __init__(self, line: Line, request_id: int, pending: Pending) -> None:
         self._line = line
         self._request_id = request_id
         self._pending = pending

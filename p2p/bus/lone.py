@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from p2p.bus.bounds import Held
     from p2p.bus.frames import Frame
-    from p2p.bus.line import LineOwner
+    from p2p.bus.requests import LineOwner
     from p2p.overlay import Stream
 
 REQUEST_TIMEOUT: Final = 30.0

@@ -12,7 +12,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from p2p.bus import frames, line
+from p2p.bus import frames, line, requests
 from p2p.bus.api import BadContent, BusClosed, Busy, RemoteError
 from p2p.bus.frames import (
     ITEM_COST,
@@ -261,10 +261,10 @@ async def test_an_item_beyond_its_credit_ends_the_line(owner: Owner, ends: tuple
         async with made.stream("/local/a/M", b"") as items:
             sent = await raw.receive()
             assert isinstance(sent, Request)
-            assert sent.credit == line.WINDOW_BYTES
-            await raw.send(Item(sent.id, bytes(line.WINDOW_BYTES)), Item(sent.id, b"one too many"))
+            assert sent.credit == requests.WINDOW_BYTES
+            await raw.send(Item(sent.id, bytes(requests.WINDOW_BYTES)), Item(sent.id, b"one too many"))
             await expect_end(made, raw, owner)
-            assert len(await anext(items)) == line.WINDOW_BYTES, "what had arrived is lost"
+            assert len(await anext(items)) == requests.WINDOW_BYTES, "what had arrived is lost"
             with pytest.raises(BusClosed):
                 await anext(items)
 
@@ -273,7 +273,7 @@ async def test_credit_comes_as_items_are_read(ends: tuple[Line, RawEnd]) -> None
     made, raw = ends
     async with made.stream("/local/a/M", b"") as items:
         sent = await raw.receive()
-        half = bytes(line.WINDOW_BYTES // 2)
+        half = bytes(requests.WINDOW_BYTES // 2)
         for _ in range(10):
             await raw.send(Item(sent.id, half))  # type: ignore[union-attr]
             await anext(items)
