@@ -198,14 +198,25 @@ class MuxedStream:
                 data = await self.receive_some()
                 if not data:
                     raise StreamBroken(f"{self._session.name} finished in the middle of the negotiation")
-                answer = answering.receive(data)
-                if answer:
-                    await self.send_all(answer)
+                await self._say(answering, answering.receive(data))
         except ProtocolError as error:
             raise StreamBroken(f"a negotiation with {self._session.name} failed: {error}") from error
         self._pushed_back = answering.unread
         self._speak(answering.protocol)
         return answering.protocol
+
+    async def _say(self, answering: Answering, answer: bytes) -> None:
+        """Send an answer; an agreement with the first that is said, where that comes at once.
+
+        That is a system call and a record less for each call on a stream of its own.
+        """
+        if answering.protocol is not None:
+            self._check_sending()
+            taken = self._session.core.queue(self.core, memoryview(answer))
+            self._session.wake_writer()
+            answer = answer[taken:]
+        if answer:
+            await self.send_all(answer)
 
     def _speak(self, protocol: str) -> None:
         self.protocol = protocol

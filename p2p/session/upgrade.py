@@ -106,12 +106,14 @@ async def _answer(
         plains, used = opener.open(memoryview(sealed))
         sealed = sealed[used:]
         answer = muxer.receive(b"".join(plains))
-        if answer:
-            await stream.send_all(_sealed(sealer, answer))
         if muxer.protocol is not None:
-            return _session(
+            session = _session(
                 stream, handshake, budget, settings, initiator=False, plain=muxer.unread, unread=sealed
             )
+            session.core.precede(answer)  # in one system call with the session's first frame
+            return session
+        if answer:
+            await stream.send_all(_sealed(sealer, answer))
         sealed += await _some(stream)
 
 

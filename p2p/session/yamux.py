@@ -234,6 +234,10 @@ class Yamux:
 
     # The connection, for the driver.
 
+    def precede(self, data: bytes) -> None:
+        """Have `data`, which is no frame, go out before the first one: the end of the negotiation."""
+        self._control[:0] = data
+
     def receive(self, data: bytes | memoryview, now: float) -> int:
         """Take plaintext; what changed is in `accepted` and `news`.
 

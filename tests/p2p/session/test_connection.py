@@ -69,6 +69,39 @@ async def test_a_new_stream_costs_no_round_trip(streams: Any) -> None:
         far.reset()
 
 
+async def test_an_answer_that_comes_at_once_goes_out_with_the_agreement() -> None:
+    async with pair() as both:
+        await eventually(lambda: both.near.rtt is not None and both.far.rtt is not None)
+        sent: list[int] = []
+        send_now = both.far._wire.send_now
+
+        def count(data: Any) -> bool:
+            sent.append(len(data))
+            return send_now(data)
+
+        near = await both.near.open_stream(ECHO, lazy=True)
+        await near.send_all(b"question")
+        far = await both.accepted.receive()
+        both.far._wire.send_now = count  # type: ignore[method-assign]
+        assert await far.respond({ECHO}) == ECHO
+        assert await far.receive_some() == b"question"
+        await far.send_all(b"answer")
+        assert await near.receive_some() == b"answer"
+        assert len(sent) == 1
+
+
+async def test_an_agreement_goes_out_though_nothing_is_said() -> None:
+    async with pair() as both:
+        async with trio.open_nursery() as nursery:
+
+            async def agree() -> None:
+                await (await both.accepted.receive()).respond({ECHO})
+
+            nursery.start_soon(agree)
+            near = await both.near.open_stream(ECHO, lazy=False)
+        assert near.protocol == ECHO
+
+
 async def test_a_protocol_that_was_agreed_on_is_proposed_lazily_from_then_on(nursery: trio.Nursery) -> None:
     async with pair() as both:
         nursery.start_soon(lambda: answer_all(both))
