@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 import trio
 
 from p2p.overlay import OverlayError, ProtocolRefused
+from p2p.reach.autonat_wire import DIAL_BACK, DIAL_REQUEST
+from p2p.reach.punch_wire import DCUTR
 from p2p.reach.relay_server import RelayServer
-from p2p.reach.relay_wire import HOP
+from p2p.reach.relay_wire import HOP, STOP
 from p2p.reach.service import ReachService, ReachSettings
 from p2p.testing.conformance import eventually
-from tests.p2p.host.nodes import make
+from tests.p2p.host.nodes import make, works
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from p2p.host import LibP2POverlay
 
@@ -153,3 +157,71 @@ async def test_somebody_else_is_not_linked_with() -> None:
                 stream, initiator=True, address="", expected=a.reach_host.peer_id, path="direct"
             )
         assert not a.reach_host.links()
+
+
+PROTOCOLS = (HOP, STOP, DCUTR, DIAL_REQUEST, DIAL_BACK)
+
+
+@pytest.mark.timeout(120)
+async def test_garbage_on_every_protocol_of_reach_harms_nobody() -> None:
+    chance = random.Random(1)
+    async with make().running() as a, make().running() as b, trio.open_nursery() as nursery:
+        nursery.start_soon(reach_of(b, ReachSettings(relay_server="on")).run)
+        await a.connect(b.listen_addresses()[0])
+        await eventually(lambda: set(PROTOCOLS) <= set(b._host.served))
+
+        async def throw(protocol: str) -> None:
+            try:
+                stream = await a.open_stream(b.node_id, protocol)
+                body = chance.randbytes(chance.randrange(60))
+                prefix = bytes([len(body)]) if chance.random() < 0.7 else b"\xff" * chance.randrange(6)
+                await stream.send_all(prefix + body)
+                if chance.random() < 0.5:
+                    await stream.send_eof()
+                    with trio.move_on_after(0.02):
+                        await stream.receive_some()
+                stream.reset()
+            except OverlayError:
+                return
+
+        with structlog.testing.capture_logs() as logs:
+            for number in range(2000):
+                await throw(PROTOCOLS[number % len(PROTOCOLS)])
+        assert not [entry for entry in logs if entry["log_level"] in ("warning", "error")]
+        await works(a, b)
+        assert b.reach_host.links()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.timeout(120)
+async def test_circuits_that_come_and_go_leave_nothing() -> None:
+    async with scene() as (relay, target, caller):
+
+        async def cycle() -> None:
+            await caller.connect(circuit(relay, target))
+            await eventually(lambda: paths(target, caller) == ["relayed"])
+            await caller.disconnect(target.node_id)
+            await eventually(lambda: paths(target, caller) == paths(caller, target) == [])
+
+        for _ in range(5):
+            await cycle()
+        await settled(tasks)
+        before = tasks()
+        for _ in range(40):
+            await cycle()
+        await settled(tasks)
+        assert tasks() <= before
+        assert [relay._gate.total, target._gate.total, caller._gate.total] == [2, 1, 1]
+
+
+def tasks() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+async def settled(value: Callable[[], int]) -> None:
+    """Wait until a number has not changed for a second."""
+    before, since = value(), trio.current_time()
+    while trio.current_time() < since + 1:
+        await trio.sleep(0.05)
+        if value() != before:
+            before, since = value(), trio.current_time()
