@@ -1,7 +1,7 @@
 """`Discovery`: drives the policy on an overlay, and says hello for it.
 
 An overlay makes one, hands it new sessions (as its `Admission`) and runs it beside its own tasks. It dials by
-`Overlay.connect`, which says hello on its own; here, hello is said again about once a minute, which carries
+`Overlay.connect`, which says hello on its own; here, hello is said again every few minutes, which carries
 news of other peers and notices a peer that has gone silent.
 """
 
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 REFRESH_TIMEOUT = 30.0
 """Seconds within which a peer has to answer a repeated hello before its session is ended."""
+LOOK_INTERVAL = 30.0
+"""Seconds between two looks at whether what this node says of itself has changed; then peers hear of it soon."""
 SAVE_INTERVAL = 60.0
 """Seconds between two savings of the address book."""
 LAST_SAVE_TIMEOUT = 1.0
@@ -182,6 +184,7 @@ class Discovery:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._save_now_and_then)
+                nursery.start_soon(self._look_at_ourselves)
                 while True:
                     self._news = trio.Event()
                     now = self._clock.monotonic()
@@ -256,6 +259,17 @@ class Discovery:
             dialled = any(info.node_id == peer and info.direction == "out" for info in overlay.peers())
             self._report(PeerDropped(peer, dialled, why, f"when hello was said again: {reason}"))
             await overlay.disconnect(peer)
+
+    async def _look_at_ourselves(self) -> None:
+        said = self._of_ourselves()
+        while True:
+            await trio.sleep(LOOK_INTERVAL)
+            if said != (said := self._of_ourselves()):
+                self.policy.refresh_all(self._clock.monotonic())
+                self._news.set()
+
+    def _of_ourselves(self) -> tuple[Sequence[str], Sequence[AliasRecord]]:
+        return tuple(self._listen()), tuple(self._own_aliases())
 
     async def _save_now_and_then(self) -> None:
         while True:

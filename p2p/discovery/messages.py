@@ -1,7 +1,7 @@
 """What peers say at hello: who they are for, where they listen, and whom they know.
 
 One frame each way on `/golem-p2p/<network>/hello/1`: four bytes of length, big-endian, then canonical CBOR.
-The dialler speaks first. Said once when a session begins and again about once a minute on sessions that last.
+The dialler speaks first. Said once when a session begins and again every few minutes on sessions that last.
 Addresses and peers in it are claims: addresses are proven by dialling them, a NodeId by its session. Aliases
 are signed, and proven together with the session's NodeId.
 """
