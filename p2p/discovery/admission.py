@@ -10,6 +10,7 @@ close it. `Discovery` is the `Admission` that they are given; without one every 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Generic, Protocol
 
 import structlog
@@ -17,6 +18,7 @@ import trio
 
 from p2p.discovery.exchange import HelloRefused
 from p2p.discovery.messages import Unfit, explain_refusal, is_of_a_node
+from p2p.discovery.serving import OneAtATime
 from p2p.discovery.sessions import S
 from p2p.events import PeerDropped, logged
 from p2p.overlay import OverlayError, PeerUnreachable, ProtocolRefused, StreamBroken, is_guest
@@ -31,6 +33,12 @@ if TYPE_CHECKING:
 
 HELLO_TIMEOUT = 10.0
 """Seconds that a new session has to say hello, in either role."""
+
+HELLO_PAUSE = 0.5
+"""Seconds from an answered hello to the next one's answer on the same session. Each costs milliseconds: a peer that
+says hello on all its streams, over and over, waits for itself."""
+MAX_HELLOS = 4
+"""Hellos of one session that are answered or wait; further ones are reset."""
 
 GUEST_PATIENCE = 1.0
 """Seconds until a peer that dialled and said no hello is asked what it serves."""
@@ -101,6 +109,8 @@ class Door(Generic[S]):
         self._close = close
         self._report = report
         self._welcome = welcome
+        self._turns = OneAtATime()
+        self._hellos: Counter[S] = Counter()
 
     async def enter_dialled(self, session: S, peer: str) -> None:
         """Say hello on a session that this node dialled, and admit it: as a node, or as a guest.
@@ -176,6 +186,22 @@ class Door(Generic[S]):
             self._report(PeerDropped(stream.peer, dialled=False, why="stranger", reason=reason))
             self._close(session, reason)
             return
+        if self._hellos[session] >= MAX_HELLOS:
+            stream.reset()
+            return
+        self._hellos[session] += 1
+        try:
+            async with self._turns(session):
+                await self._answer(session, stream)
+                if session in self._sessions:
+                    await trio.sleep(HELLO_PAUSE)
+        finally:
+            self._hellos[session] -= 1
+            if not self._hellos[session]:
+                del self._hellos[session]
+
+    async def _answer(self, session: S, stream: Stream) -> None:
+        assert self._admission is not None
         try:
             with trio.fail_after(HELLO_TIMEOUT):
                 await self._admission.answer(stream, lambda agent: self._sessions.admit(session, agent))

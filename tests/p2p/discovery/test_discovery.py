@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ from structlog.testing import capture_logs
 
 from p2p.codec import encode
 from p2p.discovery import DiscoverySettings, FilePeerStore, MemoryPeerStore, PeerRecord
-from p2p.discovery.admission import HELLO_TIMEOUT
+from p2p.discovery.admission import HELLO_PAUSE, HELLO_TIMEOUT, MAX_HELLOS
+from p2p.discovery.exchange import greet
+from p2p.discovery.messages import Hello
 from p2p.entropy import SeededEntropy
 from p2p.identity import NodeId
 from p2p.overlay import Overlay, OverlayError, PeerUnreachable, protocol_id
@@ -186,6 +189,35 @@ async def test_protocols_wait_for_admission(autojump_clock: MockClock) -> None:
             await stream.send_all(b"before hello")
             assert await stream.receive_some() == b""
         assert not a.peers()
+
+
+async def test_a_peer_that_says_hello_without_end_waits_for_itself(autojump_clock: MockClock) -> None:
+    said = Hello(network="devnet", agent="talker", version=1, oldest=1)
+    answered = 0
+
+    async def talk(a: Overlay, b: Overlay) -> None:
+        nonlocal answered
+        while True:
+            with contextlib.suppress(OverlayError):
+                stream = await a.open_stream(b.node_id, HELLO)
+                await greet(stream, said)
+                answered += 1
+                await stream.aclose()
+            await trio.sleep(0.01)
+
+    async with pair() as (a, b):
+        await a.connect(b.listen_addresses()[0])
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(talk, a, b)
+            await trio.sleep(20)
+            nursery.cancel_scope.cancel()
+        assert 10 < answered <= 20 / HELLO_PAUSE + 1
+        assert ids(b) == {node(1)}
+        await trio.sleep(HELLO_PAUSE * MAX_HELLOS + 1)
+        stream = await a.open_stream(b.node_id, HELLO)
+        assert (await greet(stream, said)).network == "devnet"
+        await stream.aclose()
 
 
 async def test_a_peer_that_went_silent_is_dropped(autojump_clock: MockClock) -> None:
