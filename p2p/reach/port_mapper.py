@@ -16,6 +16,7 @@ import httpx
 import structlog
 import trio
 
+from p2p.clock import NANOSECONDS
 from p2p.reach import natpmp, upnp
 from p2p.reach.judge import place_of
 from p2p.reach.natpmp import NotMapped, OldRouter
@@ -39,7 +40,6 @@ HTTP_TIMEOUT = 5.0
 STOP_SECONDS = 1.0
 OTHER_PORTS = 4
 """Ports that are tried when another machine has the first."""
-NANOSECONDS = 10**9
 
 T = TypeVar("T")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from p2p.clock import NANOSECONDS
 from p2p.multiaddr import InvalidMultiaddr, parse
 from p2p.overlay import OverlayError, PeerUnreachable
 from p2p.protobuf import WireError
@@ -47,7 +48,6 @@ ACCEPT_TIMEOUT = 20.0
 MAX_ADDRESSES = 2
 """Addresses of one relay that are announced."""
 MAX_LIFE = 86_400.0
-NANOSECONDS = 10**9
 
 _log = structlog.get_logger("p2p.reach")
 

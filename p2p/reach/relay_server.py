@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from p2p.clock import NANOSECONDS
 from p2p.overlay import OverlayError, StreamBroken
 from p2p.protobuf import WireError
 from p2p.reach.framing import Framed
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT = 10.0
 """Seconds that a client has to say what it wants, and a target to answer."""
 CHUNK_BYTES = 65_536
-NANOSECONDS = 10**9
 
 _log = structlog.get_logger("p2p.reach")
 

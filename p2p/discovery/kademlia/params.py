@@ -46,9 +46,9 @@ class KademliaParams(msgspec.Struct, frozen=True):
     max_records: int = 4096
     """Records kept for others, at most 2 KiB each."""
     max_inbound: int = 64
-    """Streams served at once."""
+    """Streams served at once; beyond them, each peer is served one."""
     max_inbound_per_peer: int = 4
-    """Of these for one peer."""
+    """Streams of one peer that are served at once."""
     inbound_rate: float = 20.0
     """Requests a second that one peer may make, for long."""
     inbound_burst: int = 100

@@ -97,7 +97,9 @@ class InboundLimits:
         asker = self._askers.pop(peer, None) or _Asker(now, self._params.inbound_burst)
         self._askers[peer] = asker
         self._forget()
-        if self._streams >= self._params.max_inbound or asker.streams >= self._params.max_inbound_per_peer:
+        # A first stream is always let in: a few peers that hold theirs open must not keep the others from asking.
+        full = self._streams >= self._params.max_inbound and asker.streams > 0
+        if full or asker.streams >= self._params.max_inbound_per_peer:
             return False
         asker.streams += 1
         self._streams += 1

@@ -142,7 +142,9 @@ def test_streams_and_requests_of_one_peer_are_bounded() -> None:
     limits = InboundLimits(params)
     assert [limits.enter(0.0, "a") for _ in range(5)] == [True] * 4 + [False]
     assert [limits.enter(0.0, "b") for _ in range(3)] == [True, True, False]
+    assert [limits.enter(0.0, "c") for _ in range(2)] == [True, False], "others keep nobody out"
     limits.leave("a")
+    limits.leave("c")
     assert limits.enter(0.0, "c")
     assert [limits.allow(0.0, "a") for _ in range(6)] == [True] * 5 + [False]
     assert [limits.allow(0.2, "a") for _ in range(3)] == [True, True, False]
