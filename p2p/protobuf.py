@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 """Wire types: what a field's tag says of how its value is written."""
 
+MAX_FIELDS = 10_000
+"""Fields of one message, unknown ones included: each costs a microsecond, however small it is."""
 _MAX_VARINT_BYTES = 10
 _MAX_TAG = 2**32
 _MAX_LENGTH_PREFIX_BYTES = 5
@@ -64,8 +66,11 @@ def read_fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     Raises:
         WireError: the data ends inside a field, or has what no encoder writes.
     """
-    position, end = 0, len(data)
+    position, end, fields = 0, len(data), 0
     while position < end:
+        fields += 1
+        if fields > MAX_FIELDS:
+            raise WireError(f"a message has more than {MAX_FIELDS} fields")
         tag = data[position]
         position += 1
         if tag > 0x7F:
