@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CALLS_OF_RIGHT = 4
 """Calls that a peer may have in work, however many others have."""
-BYTES_OF_RIGHT = 64 * 1024
+BYTES_OF_RIGHT = 128 * 1024
 """Bytes that a peer's calls may hold, however much those of others do."""
 
 
@@ -67,6 +67,12 @@ class Held:
             work.bytes += size
         self._calls += calls
         self._bytes += size
+
+    def free(self, size: int) -> None:
+        """Give back some bytes of what was taken."""
+        for work in self._works:
+            work.bytes -= size
+        self._bytes -= size
 
     def give_back(self) -> None:
         """Give back all that was taken."""

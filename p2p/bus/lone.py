@@ -190,7 +190,9 @@ async def _answer(stream: Stream, request: Request, owner: LineOwner, held: Held
             if request.streaming:
                 async with owner.answer_stream(request) as items:
                     async for body in items:
+                        held.take(size=len(body))  # a caller that takes none holds one
                         await stream.send_all(frames.encode(Item(0, body)))
+                        held.free(len(body))
                 last: Frame = End(0)
             else:
                 last = Reply(0, await _answer_in_time(request, owner, held))

@@ -380,6 +380,31 @@ async def test_an_answer_must_be_taken_in_time(autojump_clock: MockClock, net: N
     assert net.serving._work.calls == 0
 
 
+async def test_items_that_nobody_takes_are_counted(
+    autojump_clock: MockClock, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer, "MAX_BYTES_PER_PEER", 300_000)
+    request = Request(0, "/public/a/Flood", b"", streaming=True)
+    stuck = [await net.raw() for _ in range(20)]
+    for raw in stuck:
+        await raw.send(request)
+    await trio.sleep(10)
+    assert 0 < net.serving._work.bytes <= 300_000
+    answers = set()
+    for raw in stuck:
+        while isinstance(answer := await raw.receive(), Item):
+            answers.add("item")
+            if len(answers) == 2:
+                break
+        if isinstance(answer, Failure):
+            answers.add(answer.error)
+    assert answers == {"item", "busy"}
+    for raw in stuck:
+        raw.stream.reset()
+    await trio.sleep(1)
+    assert (net.serving._work.bytes, net.serving._work.calls) == (0, 0)
+
+
 async def test_an_oversized_request_is_cut_off(autojump_clock: MockClock, net: Net) -> None:
     raw = await net.raw()
     await raw.stream.send_all((frames.MAX_FRAME_BYTES + 1).to_bytes(4, "big"))
