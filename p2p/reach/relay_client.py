@@ -6,6 +6,7 @@ makes this is told by `changed` when they are others.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import structlog
@@ -47,6 +48,9 @@ ACCEPT_TIMEOUT = 20.0
 """Seconds that who comes by a circuit has to prove who it is."""
 MAX_ADDRESSES = 2
 """Addresses of one relay that are announced."""
+MAX_CIRCUITS = 32
+"""Circuits that are taken from one relay at once. Each is a session of somebody whose address is not seen, so that
+nothing else bounds how many one stranger makes."""
 MAX_LIFE = 86_400.0
 
 _log = structlog.get_logger("p2p.reach")
@@ -68,6 +72,7 @@ class RelayClient:
         self._chance = entropy.jitter
         self._choice = RelayChoice(0)
         self._relays: dict[str, Relay] = {}
+        self._circuits: Counter[str] = Counter()
         self._news = trio.Event()
 
     @property
@@ -193,9 +198,21 @@ class RelayClient:
     # Circuits that come.
 
     async def _take_circuit(self, stream: Stream, link: Link) -> None:
+        self._circuits[link.peer] += 1
+        try:
+            await self._carry_circuit(stream, link)
+        finally:
+            self._circuits[link.peer] -= 1
+            if not self._circuits[link.peer]:
+                del self._circuits[link.peer]
+
+    def _willing(self, relay: str) -> bool:
+        return relay in self._choice.held and self._circuits[relay] <= MAX_CIRCUITS
+
+    async def _carry_circuit(self, stream: Stream, link: Link) -> None:
         try:
             with trio.fail_after(ACCEPT_TIMEOUT):
-                taken = await circuit.answer(stream, willing=link.peer in self._choice.held)
+                taken = await circuit.answer(stream, willing=self._willing(link.peer))
                 if taken is None:
                     return
                 peer, carried = taken

@@ -101,6 +101,20 @@ async def scene(limits: RelayLimits | None = None, *, reserved: bool = True) -> 
         yield made
 
 
+async def test_circuits_of_one_relay_are_bounded(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2p.reach.relay_client.MAX_CIRCUITS", 1)
+    async with scene() as s:
+        await s.dial(s.circuit_address)
+        await s.world.until(lambda: len(s.target.links()) == 2)
+        with pytest.raises(PeerUnreachable, match="CONNECTION_FAILED"):
+            await s.dialler.open_circuit(s.circuit_address)
+        await s.target.link_with(s.caller, "relayed").retire()
+        await s.world.until(lambda: not s.client._circuits)
+        assert (await s.dial(s.circuit_address)).peer == s.target.node_id
+
+
 async def test_a_place_is_kept_and_announced(autojump_clock: Any) -> None:
     async with scene() as s:
         (relay,) = s.client.relays
