@@ -196,7 +196,7 @@ class Kademlia:
             return 0, newest
         if self._serves:
             self.store.put(key, value, self._clock.utc_ns())
-        return await self._hand_out(key, value, lookup.closest()), ours
+        return await self._hand_out(key, value, lookup.region()), ours
 
     async def find_peer(self, peer_id: bytes) -> Contact | None:
         """Return where a peer is said to be, by those nearest to it."""
@@ -207,7 +207,7 @@ class Kademlia:
             return 0.0 if sought else None
 
         if not sought:
-            lookup = self._lookup(peer_id, need=self._params.beta)
+            lookup = self._lookup(peer_id, need=self._params.k)
             await self._search(lookup, Message(Kind.FIND_NODE, peer_id), take)
         return sought[0] if sought else None
 
@@ -221,7 +221,15 @@ class Kademlia:
         target = key_of(key)
         self.table.looked_up(self._clock.monotonic(), target)
         start = self.table.closest(target, self._params.k)
-        return Lookup(target, self._peer_id, start, self._params, need=need, diverse=self._diverse)
+        return Lookup(
+            target,
+            self._peer_id,
+            start,
+            self._params,
+            need=need,
+            radius=self.table.radius(need),
+            diverse=self._diverse,
+        )
 
     async def _search(
         self, lookup: Lookup, request: Message, take: Callable[[Contact, Message], float | None]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from p2p.discovery.kademlia.params import KademliaParams
 
+MAX_REGION = 60
+"""Contacts within the radius that count as the nearest, at most."""
 MAX_HEARD = 1024
 """Contacts of which one lookup may hear."""
 
@@ -46,6 +48,8 @@ class Lookup:
         me: our own PeerId, which is never asked.
         start: contacts to begin with, the nearest first.
         need: contacts that have to have answered before the lookup ends, such as `k` to store something.
+        radius: distance within which all, up to a bound, count among the nearest: who makes keys that lie around
+            the target can be in front of the honest, but not in their place.
         diverse: whether to bound how many contacts of one subnet count among the nearest.
     """
 
@@ -57,11 +61,13 @@ class Lookup:
         params: KademliaParams,
         *,
         need: int,
+        radius: int = 0,
         diverse: bool = True,
     ) -> None:
         self._target = target
         self._params = params
         self._need = need
+        self._radius = radius
         self._limit = params.subnet_per_bucket if diverse else 0
         self._paths = [_Path() for _ in range(max(1, min(params.paths, len(start))))]
         self._states: dict[bytes, _State] = {}
@@ -139,15 +145,22 @@ class Lookup:
         nearest = self._diverse(everyone, count)
         return all(c == answering or self._states[c.peer_id] is _State.ANSWERED for c in nearest)
 
+    def region(self) -> list[Contact]:
+        """Return the `k` nearest of those who answered, and all others within the radius, up to a bound."""
+        return self._diverse(self._answered(), self._params.k, self._radius)
+
     def closest(self) -> list[Contact]:
         """Return the `k` nearest of those who answered, of all paths, the nearest first."""
+        return self._diverse(self._answered(), self._params.k)
+
+    def _answered(self) -> list[tuple[int, Contact]]:
         answered = [
             item
             for path in self._paths
             for item in path.contacts
             if self._states[item[1].peer_id] is _State.ANSWERED
         ]
-        return self._diverse(sorted(answered, key=lambda item: item[0]), self._params.k)
+        return sorted(answered, key=lambda item: item[0])
 
     # Within.
 
@@ -171,7 +184,7 @@ class Lookup:
         """
         alive = [self._alive(path) for path in self._paths]
         everyone = sorted((item for path in alive for item in path), key=lambda item: item[0])
-        nearest = {contact.peer_id for contact in self._diverse(everyone, self._need)}
+        nearest = {contact.peer_id for contact in self._diverse(everyone, self._need, self._radius)}
         each = -(-self._need // len(self._paths))
         wanted = []
         for path in alive:
@@ -193,12 +206,15 @@ class Lookup:
         tellers = self._tellers[contact.peer_id]
         return any(t == self._me or self._barren[t] < self._params.max_barren for t in tellers)
 
-    def _diverse(self, contacts: Iterable[tuple[int, Contact]], count: int) -> list[Contact]:
-        """Return the first `count` of `contacts`, those left out of whose subnets there are enough before them."""
+    def _diverse(self, contacts: Iterable[tuple[int, Contact]], count: int, radius: int = 0) -> list[Contact]:
+        """Return the first `count` of `contacts` and those within `radius`.
+
+        Left out are those of whose subnets there are enough before them.
+        """
         taken: list[Contact] = []
         diversity = Diversity(self._limit)
-        for _, contact in contacts:
-            if len(taken) >= count:
+        for distance, contact in contacts:
+            if len(taken) >= count and (distance > radius or len(taken) >= MAX_REGION):
                 break
             if diversity.admits(contact):
                 diversity.add(contact)

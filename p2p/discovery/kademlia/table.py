@@ -27,6 +27,8 @@ MAX_DRAWN_BITS = 11
 """Prefix up to which a key in a bucket is drawn by trial: 2^12 hashes on average."""
 SHA256_MULTIHASH = b"\x12\x20"
 
+_SPACE = 1 << KEY_BITS
+
 
 class _Entry(msgspec.Struct):
     contact: Contact
@@ -134,6 +136,19 @@ class RoutingTable:
         for prefix in sorted(self._buckets):
             for entry in self._buckets[prefix].entries.values():
                 yield entry.contact
+
+    def radius(self, count: int) -> int:
+        """Return within which distance of any key about `count` nodes of the network should lie.
+
+        Keys are spread evenly, so that the size of the network follows from how near our own neighbours are. Where
+        far more are found within that distance, they were made to lie there.
+        """
+        nearest = [(contact.key ^ self._key) / _SPACE for contact in self.closest(self._key, self._params.k)]
+        if len(nearest) < self._params.k:
+            return _SPACE
+        ranks = range(1, len(nearest) + 1)  # of N nodes the i-th nearest is expected at i / N: least squares
+        size = sum(i * i for i in ranks) / sum(i * x for i, x in zip(ranks, nearest, strict=True))
+        return round(_SPACE * min(1.0, count / size))
 
     # What needs attention.
 

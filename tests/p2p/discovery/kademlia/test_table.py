@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import statistics
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +19,8 @@ PARAMS = KademliaParams(k=4)
 
 def contact(number: int, address: str | None = None) -> Contact:
     return Contact.of(
-        f"peer {number}".encode(), [address or f"/ip4/{20 + number // 200}.{number % 200}.1.1/tcp/1"]
+        f"peer {number}".encode(),
+        [address or f"/ip4/{20 + number // 40_000}.{number // 200 % 200}.{number % 200}.1/tcp/1"],
     )
 
 
@@ -129,6 +132,25 @@ def test_buckets_in_which_nothing_was_looked_up_are_refreshed() -> None:
     assert len(keys) > 4
     table.looked_up(PARAMS.refresh_bucket, key_of(keys[0]))
     assert len(table.stale_keys(PARAMS.refresh_bucket, chance)) == len(keys) - 1
+
+
+@pytest.mark.parametrize("size", [50, 1000, 20_000])
+def test_the_radius_holds_about_as_many_nodes_as_it_should(size: int) -> None:
+    """From our own neighbours alone, and for any key: within a factor of two."""
+    keys = [key_of(b"peer %d" % number) for number in range(size)]
+    table = RoutingTable(ME, KademliaParams())
+    for number in sorted(range(size), key=lambda number: keys[number] ^ key_of(ME))[:60]:
+        table.answered(0, contact(number))
+    radius = table.radius(20)
+    inside = [sum(key ^ key_of(b"target %d" % n) <= radius for key in keys) for n in range(20)]
+    assert 10 <= statistics.mean(inside) <= 40
+
+
+def test_in_a_small_network_everybody_is_near() -> None:
+    table = RoutingTable(ME, KademliaParams())
+    for number in range(19):
+        table.answered(0, contact(number))
+    assert table.radius(20) == 2**256
 
 
 def test_subnets() -> None:
