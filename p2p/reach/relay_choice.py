@@ -119,6 +119,8 @@ class RelayChoice:
     def refused(self, now: float, peer: str, chance: random.Random) -> None:
         """Note that `peer` gives no place; a place that is held stays until it expires."""
         self._asked.discard(peer)
+        if peer not in self._candidates:
+            return
         tried = self._tried.setdefault(peer, _Tried())
         wait = min(FIRST_RETRY * 2.0 ** min(tried.failures, 20), LONGEST_RETRY)
         self._put_off(now, peer, wait * (0.5 + chance.random()))
@@ -134,9 +136,10 @@ class RelayChoice:
 
     def next_event(self) -> float:
         """Return when `ask` may next return something, if nothing else happens."""
-        times = [held.refresh_at for held in self._held.values()]
-        times += [held.expires for held in self._held.values()]
-        if len(self._held) < self.wanted:
+        times = [held.expires for held in self._held.values()]
+        if self.wanted:
+            times += [held.refresh_at for peer, held in self._held.items() if peer not in self._asked]
+        if len(set(self._held) | self._asked) < self.wanted:
             times += [tried.not_before for peer, tried in self._tried.items() if peer not in self._asked]
         return min(times, default=math.inf)
 

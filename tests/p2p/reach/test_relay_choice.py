@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,3 +145,36 @@ def test_whatever_happens_never_more_than_wanted_and_nobody_is_asked_twice_at_on
             else:
                 choice.refused(now, chosen, CHANCE)
         assert len(choice.held) <= wanted
+
+
+DEEDS = st.one_of(
+    st.tuples(st.just("know"), st.lists(st.sampled_from(["a1", "a2", "b1", "c1", "d1"]), unique=True)),
+    st.tuples(st.just("grant"), st.floats(60, 7200)),
+    st.tuples(st.just("refuse"), st.none()),
+    st.tuples(st.just("wait"), st.floats(0, 5000)),
+    st.tuples(st.just("want"), st.integers(0, 3)),
+)
+
+
+@given(st.lists(DEEDS, max_size=40), st.integers())
+def test_what_is_due_is_asked_so_that_nobody_looks_again_at_once(
+    deeds: list[tuple[str, Any]], seed: int
+) -> None:
+    choice, chance, now = RelayChoice(), random.Random(seed), 0.0
+    asked: list[str] = []
+    for deed, how in deeds:
+        match deed:
+            case "know":
+                choice.know([Candidate(name, name[0]) for name in how])
+            case "grant" if asked:
+                choice.granted(now, asked.pop(0), how)
+            case "refuse" if asked:
+                choice.refused(now, asked.pop(0), chance)
+            case "wait":
+                now += how
+            case "want":
+                choice.wanted = how
+                if not how:
+                    choice.release()
+        asked += choice.ask(now, chance)
+        assert choice.next_event() > now
