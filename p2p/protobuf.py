@@ -60,8 +60,11 @@ def frame(message: bytes) -> bytes:
     return encode_varint(len(message)) + message
 
 
-def read_fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+def read_fields(data: bytes, most: int = MAX_FIELDS) -> Iterator[tuple[int, int, bytes]]:
     """Yield (tag, number, bytes) of each field: the number for varints, the bytes for all else.
+
+    Args:
+        most: fields that the message may have.
 
     Raises:
         WireError: the data ends inside a field, or has what no encoder writes.
@@ -69,8 +72,8 @@ def read_fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     position, end, fields = 0, len(data), 0
     while position < end:
         fields += 1
-        if fields > MAX_FIELDS:
-            raise WireError(f"a message has more than {MAX_FIELDS} fields")
+        if fields > most:
+            raise WireError(f"a message has more than {most} fields")
         tag = data[position]
         position += 1
         if tag > 0x7F:

@@ -205,6 +205,10 @@ def _encode_ids(tag: int, ids: Iterable[bytes]) -> bytes:
 _T = TypeVar("_T")
 
 
+_FEW_FIELDS = 64
+"""Fields of what has few by its nature, unknown ones included: a frame could hold a hundred thousand else."""
+
+
 def decode_rpc(data: bytes) -> Rpc:
     """Decode one RPC.
 
@@ -249,7 +253,7 @@ _MESSAGE_LIMITS = (
 
 def _decode_message(data: bytes) -> Message:
     found: list[bytes | None] = [None] * 6
-    for tag, _, value in read_fields(data):
+    for tag, _, value in read_fields(data, _FEW_FIELDS):
         index = _MESSAGE_FIELDS.get(tag)
         if index is None:
             continue
@@ -264,7 +268,7 @@ def _decode_message(data: bytes) -> Message:
 
 def _decode_subscription(data: bytes) -> Subscription:
     topic, subscribe = None, None
-    for tag, number, value in read_fields(data):
+    for tag, number, value in read_fields(data, _FEW_FIELDS):
         if tag == _SUBSCRIBE_FLAG:
             subscribe = _once(subscribe, bool(number))
         elif tag == _SUBSCRIBE_TOPIC:
@@ -298,8 +302,12 @@ class _Control:
 
     def _decode_ids(self, wanted: int, data: bytes) -> list[bytes]:
         ids: list[bytes] = []
+        others = 0
         for tag, _, value in read_fields(data):
             if tag != wanted:
+                others += 1
+                if others > _FEW_FIELDS:
+                    raise WireError(f"a control entry has more than {_FEW_FIELDS} fields beside its ids")
                 continue
             if len(value) > MAX_ID_BYTES:
                 raise WireError(f"a message id has {len(value)} bytes")
@@ -319,7 +327,7 @@ def _decode_topic(data: bytes) -> str:
 def _decode_prune(data: bytes) -> Prune:
     topic, backoff = None, None
     peers: list[PeerRecord] = []
-    for tag, number, value in read_fields(data):
+    for tag, number, value in read_fields(data, _FEW_FIELDS):
         if tag == _CONTROL_TOPIC:
             topic = _once(topic, _text(value))
         elif tag == _PRUNE_BACKOFF:
@@ -331,7 +339,7 @@ def _decode_prune(data: bytes) -> Prune:
 
 def _decode_peer(data: bytes) -> PeerRecord:
     peer_id, record = None, None
-    for tag, _, value in read_fields(data):
+    for tag, _, value in read_fields(data, _FEW_FIELDS):
         if tag == _PEER_ID:
             peer_id = _once(peer_id, value)
         elif tag == _PEER_RECORD:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.broadcast import wire
-from p2p.protobuf import WireError
+from p2p.protobuf import WireError, encode_bytes
 from tests.p2p.broadcast.oracle import from_libp2p, rpc_pb2, rpcs, to_libp2p
 
 
@@ -131,3 +131,22 @@ def test_only_gossip_may_be_lost() -> None:
     assert wire.Rpc(iwant=(b"i",), idontwant=(b"j",), ihave=(wire.IHave("t", (b"k",)),)).is_gossip
     assert not wire.Rpc(iwant=(b"i",), graft=("t",)).is_gossip
     assert not wire.Rpc(prune=(wire.Prune("t"),)).is_gossip
+
+
+UNKNOWN = b"\xfa\x01\x00"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        UNKNOWN * 20_000,
+        encode_bytes(0x12, UNKNOWN * 80) * 1000,
+        encode_bytes(0x0A, UNKNOWN * 80) * 200,
+        *(encode_bytes(0x1A, encode_bytes(tag, UNKNOWN * 300) * 200) for tag in (0x0A, 0x12, 0x22, 0x2A)),
+        encode_bytes(0x1A, encode_bytes(0x22, encode_bytes(0x12, UNKNOWN * 80) * 10)),
+    ],
+)
+def test_what_nobody_knows_may_not_be_most_of_it(raw: bytes) -> None:
+    assert len(raw) < wire.MAX_FRAME_BYTES
+    with pytest.raises(WireError, match="fields"):
+        wire.decode_rpc(raw)
