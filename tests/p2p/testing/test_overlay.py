@@ -259,3 +259,36 @@ def trace(seed: int, schedule: int) -> str:
 def test_one_seed_gives_one_trace() -> None:
     assert trace(1, 1) == trace(1, 1)
     assert trace(1, 1) != trace(2, 1)
+
+
+async def test_a_node_is_reached_at_its_address_and_nowhere_else(autojump_clock: MockClock) -> None:
+    network = MemoryNetwork(VirtualClock(), SeededEntropy(1), directory=False)
+    with pytest.raises(ValueError, match="PeerId"):
+        network.overlay(ALICE, address="/ip4/192.0.2.1/tcp/1")
+    a, b = (
+        network.overlay(PrivateKey.generate(SeededEntropy(n)), address=f"/ip4/192.0.2.{n}/tcp/1")
+        for n in (1, 2)
+    )
+    asked: list[NodeId] = []
+
+    async def find(node: NodeId) -> list[str]:
+        await trio.sleep(1)
+        asked.append(node)
+        return [b.place]
+
+    async with a.running(), b.running():
+        (old,) = b.listen_addresses()
+        assert await a.connect(old) == b.node_id
+        assert a.peers()[0].address == old
+        await a.disconnect(b.node_id)
+        b.move(old.replace("192.0.2.2", "192.0.2.9"))
+        began = trio.current_time()
+        with pytest.raises(PeerUnreachable, match="nobody answered"):
+            await a.connect(old)
+        assert trio.current_time() > began, "a dial into silence takes its time"
+        with pytest.raises(PeerUnreachable, match="did not answer at any"):
+            await a.open_stream(b.node_id, serve(b, "echo", echo))
+        a.find_addresses = find
+        stream = await a.open_stream(b.node_id, serve(b, "echo", echo))
+        assert await ask(stream, b"x") == b"x"
+        assert asked == [b.node_id]
