@@ -199,7 +199,7 @@ class GossipBroadcast:
                 case Blamed(peer, fault):
                     self._report(GossipFault(peer, fault.value))
                 case Reset(peer, reason):
-                    self._log.info("reset the gossip stream of a peer", peer=peer, reason=reason)
+                    self._log.debug("reset the gossip stream of a peer", peer=peer, reason=reason)
                     if peer in self._inbound:
                         self._inbound.pop(peer).reset()
 

@@ -79,15 +79,19 @@ async def accept_forever(
 ) -> None:
     """Start `serve` for each connection as a task of `nursery`; closes the listener when cancelled."""
     async with listener:
+        told = False
         while True:
             try:
                 stream = await listener.accept()
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
-                _log.warning("no connection can be accepted at the moment", error=str(error))
+                if not told:  # once for as long as it lasts
+                    _log.warning("no connection can be accepted at the moment", error=str(error))
+                told = True
                 await trio.sleep(_EXHAUSTED_PAUSE)
                 continue
+            told = False
             nursery.start_soon(serve, stream)
 
 

@@ -119,7 +119,7 @@ class Puncher:
             _log.debug("hole punching came to nothing", peer=link.peer, error=str(error))
         finally:
             self._busy.discard(link.peer)
-        _log.info("a session through a relay was tried to be made direct", peer=link.peer, outcome=outcome)
+        _log.debug("a session through a relay was tried to be made direct", peer=link.peer, outcome=outcome)
         self.outcomes.pop(link.peer, None)
         self.outcomes[link.peer] = outcome
         if len(self.outcomes) > MAX_REMEMBERED:

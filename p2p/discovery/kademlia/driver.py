@@ -244,7 +244,7 @@ class Kademlia:
             found.take(contact.peer_id, answer.record)
         except RecordRefused as error:
             self.counters["bad_records"] += 1
-            self._log.info("a peer handed out a bad record", peer=contact.names[0], reason=str(error))
+            self._log.debug("a peer handed out a bad record", peer=contact.names[0], reason=str(error))
             self.table.removed(contact.peer_id)
             raise BadAnswer from error
 
