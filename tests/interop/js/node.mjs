@@ -9,6 +9,9 @@ import { yamux } from '@libp2p/yamux'
 import { createLibp2p } from 'libp2p'
 
 const MOST_UNREAD = 1 << 20
+// Its windows grow to 16 MiB, and by default it resets a paused stream with more than 4 MiB to read: a window's worth
+// has to fit.
+const muxer = yamux({ streamOptions: { maxReadBufferLength: 1 << 25 } })
 
 /** Make a node; `kind` is ed25519 or secp256k1, `secret` its private key in hex. */
 export async function makeNode (kind, secret, { listen = true, services = {}, connectionManager = {} } = {}) {
@@ -18,7 +21,7 @@ export async function makeNode (kind, secret, { listen = true, services = {}, co
     addresses: { listen: listen ? ['/ip4/127.0.0.1/tcp/0'] : [] },
     transports: [tcp()],
     connectionEncrypters: [noise()],
-    streamMuxers: [yamux()],
+    streamMuxers: [muxer],
     connectionManager,
     services: { identify: identify(), ping: ping(), ...services }
   })
