@@ -33,40 +33,20 @@ MAX_PROBED = 64
 """Addresses of each sort that are looked at."""
 
 
-async def examine(
-    overlay: Overlay,
-    *,
-    listen: Sequence[str],
-    bootstrap: Sequence[str],
-    joined: bool,
-    events: EventLog,
-    verdict: Verdict | None = None,
-    directory: Directory | None = None,
-    known: int | None = None,
-    skew: float | None = None,
-) -> Facts:
+async def examine(overlay: Overlay, *, bootstrap: Sequence[str], joined: bool, **known: Any) -> Facts:
     """Return what can be found out about a running node.
 
     Args:
-        listen, bootstrap: as configured.
+        bootstrap: as configured.
         joined: whether the overlay is up; if it is not, nothing is dialled.
-        events: where dropped peers were noted.
-        verdict, directory, known, skew: what is known of each; None where it is not looked into.
+        known: what `glance` is given besides.
     """
     listening: list[Listening] = []
     first_peers: list[Bootstrap] = []
     if joined:
         listening = await knock(overlay.listen_addresses())
         first_peers = await dial(overlay, bootstrap)
-    facts = glance(
-        overlay,
-        listen=listen,
-        joined=joined,
-        events=events,
-        verdict=verdict,
-        directory=directory,
-        known=known,
-    )
+    facts = glance(overlay, joined=joined, **known)
     return msgspec.structs.replace(facts, listening=tuple(listening), bootstrap=tuple(first_peers))
 
 
@@ -81,7 +61,14 @@ def glance(
     known: int | None = None,
     skew: float | None = None,
 ) -> Facts:
-    """Return what is known of a running node without looking; see `examine`."""
+    """Return what is known of a running node without looking.
+
+    Args:
+        listen: as configured.
+        joined: whether the overlay is up.
+        events: where dropped peers were noted.
+        verdict, directory, known, skew: what is known of each; None where it is not looked into.
+    """
     peers = overlay.peers()
     return Facts(
         network=overlay.network,

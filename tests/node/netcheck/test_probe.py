@@ -51,8 +51,15 @@ async def test_what_is_gathered(autojump_clock: MockClock) -> None:
         events.add(DialFailed("/ip4/192.0.2.1/tcp/1", bootstrap=False, reason="refused"))
         address = there.overlay.listen_addresses()[0]
         facts = await probe.examine(
-            here.overlay, listen=("/ip4/0.0.0.0/tcp/1",), bootstrap=(address,), joined=True, events=events
+            here.overlay,
+            listen=("/ip4/0.0.0.0/tcp/1",),
+            bootstrap=(address,),
+            joined=True,
+            events=events,
+            known=5,
+            skew=-90.0,
         )
+        assert (facts.known, facts.skew) == (5, -90.0)
         assert (facts.network, facts.peers_in, facts.peers_out, facts.guests) == ("devnet", 0, 2, 0)
         assert facts.bootstrap == (Bootstrap(address, there.node_id, connected=True),)
         assert facts.dropped == (Dropped("network", 3, "it is on network 'test2'"),)
