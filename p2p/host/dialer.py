@@ -119,20 +119,6 @@ class Dialer:
             raise PeerUnreachable("; ".join(f"{address}: {reason}" for address, reason in reasons))
         return found[0].address, found[1]
 
-    async def dial_place(self, address: TcpAddress, *, initiator: bool) -> HostSession:
-        """Make a session with whoever is at one address, whatever other sessions there are.
-
-        Args:
-            initiator: whether this end speaks first; in a hole punch both dial and one of them does not.
-
-        Raises:
-            PeerUnreachable, SessionError, OSError: it did not work.
-        """
-        with trio.move_on_after(DIAL_TIMEOUT):
-            places = await resolve(address)
-            return await self._connect(places[0], address.peer_id, initiator=initiator)
-        raise PeerUnreachable(f"nobody answered at {address} within {DIAL_TIMEOUT:g} s")
-
     async def _plan(self, addresses: Sequence[str]) -> tuple[list[Target], list[tuple[str, str]]]:
         """Return what to try, and why the rest is not tried."""
         found: dict[str, list[Target]] = {}
@@ -171,7 +157,7 @@ class Dialer:
         address = parse_dialable(target.address)
         with trio.fail_after(DIAL_TIMEOUT):
             if target.place is not None:
-                session = await self._connect(target.place, address.peer_id, initiator=True)
+                session = await self._connect(target.place, address.peer_id)
             else:
                 assert self.dial_relayed is not None
                 stream = await self.dial_relayed(target.address)
@@ -187,25 +173,23 @@ class Dialer:
             raise PeerUnreachable(f"{session.peer} is there")
         return session
 
-    async def _connect(self, place: Place, expected: str | None, *, initiator: bool) -> HostSession:
+    async def _connect(self, place: Place, expected: str | None) -> HostSession:
         refused = self._gate.refuses_place(place.host)
         if refused is not None:
             raise PeerUnreachable(refused)
         source = self._source_for(place)
         try:
-            return await self._session_over(place, source, expected, initiator=initiator)
+            return await self._session_over(place, source, expected)
         except BothSpokeFirst:
             if source is None:
                 raise
         # It dialled us from its listening port as we dialled it from ours: once more, from a port that it cannot hit.
-        return await self._session_over(place, None, expected, initiator=initiator)
+        return await self._session_over(place, None, expected)
 
-    async def _session_over(
-        self, place: Place, source: Place | None, expected: str | None, *, initiator: bool
-    ) -> HostSession:
+    async def _session_over(self, place: Place, source: Place | None, expected: str | None) -> HostSession:
         stream = await dial(place, source)
         return await self._establish(
-            stream, initiator=initiator, address=str(place), expected=expected, path="direct"
+            stream, initiator=True, address=str(place), expected=expected, path="direct"
         )
 
 

@@ -24,13 +24,13 @@ from p2p.discovery.serving import OneAtATime, serve_stream
 from p2p.events import logged, unreported
 from p2p.host.addresses import InvalidAddress, is_acceptable, parse_address, parse_dialable
 from p2p.host.dialer import Dialer, RelayDialler
-from p2p.host.entrance import UPGRADE_TIMEOUT, Entrance
+from p2p.host.entrance import Entrance
 from p2p.host.identify import protocols_of
 from p2p.host.limits import Gate, HostLimits
 from p2p.host.listening import allow_descriptors, check_free, concrete
 from p2p.host.mdns import announce_and_listen
 from p2p.host.reach import HostReach
-from p2p.host.sessions import NEGOTIATION_TIMEOUT, HostSession, Path
+from p2p.host.sessions import NEGOTIATION_TIMEOUT, HostSession
 from p2p.host.swarm import make_host
 from p2p.host.tcp import Place, accept_forever, listen, resolve
 from p2p.identity import NodeId
@@ -46,10 +46,7 @@ from p2p.overlay import (
     StreamHandler,
     is_guest,
 )
-from p2p.session import (
-    SessionError,
-    YamuxSettings,
-)
+from p2p.session import YamuxSettings
 from p2p.session.budget import DEFAULT_LIMIT_BYTES
 
 if TYPE_CHECKING:
@@ -444,55 +441,6 @@ class LibP2POverlay:
         """
         self._announced = tuple(addresses)
         self._host.set_addresses(self.listen_addresses())
-
-    async def adopt(
-        self,
-        stream: trio.abc.HalfCloseableStream,
-        *,
-        initiator: bool,
-        address: str,
-        expected: str | None = None,
-        path: Path = "relayed",
-    ) -> NodeId:
-        """Make a session of any byte stream and admit it like every other; return who is at the other end.
-
-        Args:
-            initiator: whether this end speaks first, in Noise and in hello; if not, hello is awaited by itself.
-            address: where the other end is, such as `<relay>/p2p-circuit`.
-            expected: the PeerId that has to be there.
-
-        Raises:
-            PeerUnreachable: it did not work; the stream is closed.
-        """
-        try:
-            with trio.fail_after(UPGRADE_TIMEOUT):
-                session = await self._entrance.establish(
-                    stream, initiator=initiator, address=address, expected=expected, path=path
-                )
-        except (SessionError, trio.TooSlowError) as error:
-            raise PeerUnreachable(f"no session over a stream from {address}: {error}") from error
-        if initiator:
-            await self._door.enter_dialled(session, session.peer)
-        return NodeId(session.peer)
-
-    async def dial_direct(self, address: str, *, initiator: bool = True) -> NodeId:
-        """Make a fresh direct session, even if there is another one; return who is there.
-
-        Args:
-            address: of plain TCP; with a PeerId, that peer has to be there.
-            initiator: whether this end speaks first; in a hole punch both dial, and one does not.
-
-        Raises:
-            PeerUnreachable: it did not work.
-        """
-        try:
-            session = await self._dialer.dial_place(parse_address(address), initiator=initiator)
-        except (InvalidAddress, OSError, SessionError) as error:
-            raise PeerUnreachable(f"no direct session with {address}: {error}") from error
-        if initiator:
-            await self._door.enter_dialled(session, session.peer)
-            self.discovery.dialled(address, NodeId(session.peer))
-        return NodeId(session.peer)
 
     def figures(self) -> HostFigures:
         """Return how much the sessions hold and have carried."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from p2p.clock import SystemClock
 from p2p.discovery import DiscoverySettings
 from p2p.entropy import SystemEntropy
 from p2p.host.overlay import LibP2POverlay
+from p2p.host.tcp import ends
 from p2p.identity import PrivateKey
 from p2p.testing.conformance import ask, echo, serve
 
@@ -48,6 +51,39 @@ def place_of(overlay: Overlay) -> tuple[str, int]:
 
 def session_of(overlay: LibP2POverlay, other: Overlay) -> Any:
     return overlay._sessions.newest(other.node_id)
+
+
+async def further_session(overlay: LibP2POverlay, other: LibP2POverlay) -> None:
+    """Make a direct session beside those that there are, as after a hole punch."""
+    await direct(overlay, await trio.open_tcp_stream(*place_of(other)), other, initiator=True)
+
+
+async def direct(
+    overlay: LibP2POverlay, stream: trio.SocketStream, other: LibP2POverlay, *, initiator: bool
+) -> None:
+    """Make a direct session with `other` of a TCP stream."""
+    await overlay.reach_host.establish(
+        stream,
+        initiator=initiator,
+        address=str(ends(stream)[1]),
+        expected=other.reach_host.peer_id,
+        path="direct",
+    )
+
+
+async def relayed(
+    overlay: LibP2POverlay,
+    stream: trio.abc.HalfCloseableStream,
+    expected: str,
+    *,
+    initiator: bool,
+    relay: str = "relay",
+) -> str:
+    """Make a session of a stream as if it came through a relay; return who is there."""
+    link = await overlay.reach_host.establish(
+        stream, initiator=initiator, address=relay, expected=expected, path="relayed"
+    )
+    return link.peer
 
 
 async def works(a: Overlay, b: Overlay) -> None:

@@ -15,8 +15,9 @@ from p2p.host.limits import HostLimits
 from p2p.host.tcp import Place, ends
 from p2p.identity import NodeId
 from p2p.overlay import PeerUnreachable
+from p2p.session import BothSpokeFirst, HandshakeFailed, SessionError
 from p2p.testing.conformance import ask, connect, echo, eventually, serve
-from tests.p2p.host.nodes import make, pair, place_of, session_of, works
+from tests.p2p.host.nodes import direct, further_session, make, pair, place_of, relayed, session_of, works
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -113,7 +114,8 @@ async def test_a_relayed_stream_is_a_session_like_any_other() -> None:
             ours, theirs = memory_stream_pair()
 
             async def other_end() -> None:
-                assert await b.adopt(theirs, initiator=False, address=circuit) == a.node_id
+                name = await relayed(b, theirs, a._peer_id, initiator=False, relay=circuit)
+                assert name == a.node_id
 
             nursery.start_soon(other_end)
             return ours
@@ -130,7 +132,7 @@ async def test_a_relayed_stream_is_a_session_like_any_other() -> None:
         # A direct one beside it takes over.
         assert await a.connect(b.listen_addresses()[0]) == b.node_id
         assert len(a._sessions) == 1
-        assert await a.dial_direct(b.listen_addresses()[0]) == b.node_id
+        await further_session(a, b)
         assert [peer.path for peer in a.peers()] == ["direct"]
         await eventually(lambda: [peer.path for peer in b.peers()] == ["direct"])
         assert (len(a._sessions), len(b._sessions)) == (2, 2)
@@ -146,14 +148,14 @@ async def test_a_stranger_through_a_relay_is_refused() -> None:
 
         async def answer() -> None:
             try:
-                await b.adopt(theirs, initiator=False, address="relay")
-            except PeerUnreachable as error:
+                await relayed(b, theirs, a._peer_id, initiator=False)
+            except SessionError as error:
                 refused.append(str(error))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(answer)
-            with pytest.raises(PeerUnreachable, match="was expected"):
-                await a.adopt(ours, initiator=True, address="relay", expected=a._peer_id)
+            with pytest.raises(HandshakeFailed, match="was expected"):
+                await relayed(a, ours, a._peer_id, initiator=True)
         assert refused
         assert not len(a._sessions) + len(b._sessions)
 
@@ -161,15 +163,15 @@ async def test_a_stranger_through_a_relay_is_refused() -> None:
 async def test_both_may_dial_and_one_of_them_answers() -> None:
     async with pair() as (a, b), trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        place = f"/ip4/127.0.0.1/tcp/{listener.socket.getsockname()[1]}"
+        port = listener.socket.getsockname()[1]
 
         async def other_end() -> None:
             async with listener:
                 stream = await listener.accept()
-            assert await b.adopt(stream, initiator=True, address=place, path="direct") == a.node_id
+            await direct(b, stream, a, initiator=True)
 
         nursery.start_soon(other_end)
-        assert await a.dial_direct(place + peer_part(b), initiator=False) == b.node_id
+        await direct(a, await trio.open_tcp_stream("127.0.0.1", port), b, initiator=False)
         await eventually(lambda: bool(a.peers() and b.peers()))
         assert [a.peers()[0].direction, b.peers()[0].direction] == ["in", "out"]
         await works(a, b)
@@ -185,11 +187,11 @@ async def test_dials_that_meet_on_the_way_are_tried_again() -> None:
         async def other_end() -> None:
             met = await listener.accept()
             sources.append(str(ends(met)[1]))
-            with pytest.raises(PeerUnreachable, match="in the same moment"):
-                await b.adopt(met, initiator=True, address=place, path="direct")
+            with pytest.raises(BothSpokeFirst):
+                await direct(b, met, a, initiator=True)
             stream = await listener.accept()
             sources.append(str(ends(stream)[1]))
-            await b.adopt(stream, initiator=False, address=place, path="direct")
+            await direct(b, stream, a, initiator=False)
             await listener.aclose()
 
         nursery.start_soon(other_end)
@@ -294,7 +296,7 @@ async def test_one_address_has_no_more_than_its_share_where_loopback_is_no_excep
 async def test_a_peer_has_so_many_sessions_and_the_oldest_gives_way() -> None:
     async with make(limits=HostLimits(per_peer=3)).running() as a, make().running() as b:
         for _ in range(5):
-            await b.dial_direct(a.listen_addresses()[0])
+            await further_session(b, a)
         await eventually(lambda: len(a._sessions) == len(b._sessions) == 3)
         assert len(a.peers()) == 1
         await works(b, a)

@@ -44,7 +44,7 @@ from tests.p2p.host.attacks import (
     serves_others,
     until,
 )
-from tests.p2p.host.nodes import make, pair
+from tests.p2p.host.nodes import make, pair, relayed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -397,9 +397,7 @@ async def test_relay_addresses_are_dialled() -> None:
 
         async def through_relay(address: str) -> trio.abc.HalfCloseableStream:
             ours, theirs = memory_stream_pair()
-            nursery.start_soon(
-                partial(b.adopt, theirs, initiator=False, address=address.rpartition("/p2p/")[0])
-            )
+            nursery.start_soon(partial(relayed, b, theirs, a._peer_id, initiator=False))
             return ours
 
         async with trio.open_nursery() as nursery:
