@@ -26,30 +26,32 @@ LONGEST_WAIT: Final = 60.0
 """Seconds after which a task that is not needed ends."""
 _LATER: Final = 1 / 8
 """How much later than its call's a task's deadline may be, as a part of the time that is left."""
+_LATER_SECONDS: Final = 1.0
+"""How much later it may be in any case: the line has to be the first to see that the call's time is over."""
 
 
 class Worker:
     """One task."""
 
-    __slots__ = ("busy_with", "cancelled", "deadline", "news", "scope")
+    __slots__ = ("busy_with", "deadline", "news", "scope")
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
         self.busy_with: object | None = None
         """What it sees through, while another reads."""
-        self.cancelled = False
         self.deadline = math.inf
         self.news = Waiter()
 
     def cancel(self, what: object) -> None:
         """End the task, if it is still busy with `what`."""
         if self.busy_with is what:
-            self.cancelled = True
             self.scope.cancel()
 
     def set_deadline(self, deadline: float, now: float) -> None:
         """Have the scope's deadline be `deadline` or a little later. Setting one is what costs: it is seldom done."""
-        latest = deadline + (deadline - now) * _LATER if deadline < math.inf else math.inf
+        latest = (
+            deadline + max((deadline - now) * _LATER, _LATER_SECONDS) if deadline < math.inf else math.inf
+        )
         if not deadline <= self.deadline <= latest:
             self.deadline = self.scope.deadline = latest
 
@@ -90,7 +92,9 @@ class Workers:
         with worker.scope:
             while await self._read(worker):
                 worker.busy_with = None
-                if worker.cancelled:
+                if (
+                    worker.scope.cancel_called
+                ):  # by `cancel`, or its time is over: it cannot wait for anything now
                     return
                 worker.deadline = worker.scope.deadline = trio.current_time() + LONGEST_WAIT
                 self._idle.append(worker)

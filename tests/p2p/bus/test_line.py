@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from structlog.testing import capture_logs
-from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from p2p.bus import frames, line, requests
 from p2p.bus.api import BadContent, BusClosed, Busy, RemoteError
@@ -125,6 +125,29 @@ async def test_calls_are_answered_out_of_order(ends: tuple[Line, RawEnd]) -> Non
     _, raw = ends
     await raw.send(request(0, "/local/a/Hang"), request(1, body=b"x"))
     assert await raw.receive() == Reply(1, b"x")
+
+
+async def test_who_reads_outlasts_the_time_of_calls(autojump_clock: MockClock, owner: Owner) -> None:
+    near, far = memory_stream_pair()
+    made, raw = Line(near, owner, name="the other end"), RawEnd(far)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.run)
+        for i, milliseconds in enumerate((1000, 0, 1, 30_000, 2000)):
+            await raw.send(request(2 * i, "/local/a/Hang", timeout_ms=milliseconds))
+            late = await raw.receive()
+            assert isinstance(late, Failure)
+            assert (late.id, late.error) == (2 * i, "timeout")
+            await raw.send(request(2 * i + 1, body=b"x", timeout_ms=milliseconds))
+            assert (await raw.receive()).id == 2 * i + 1  # type: ignore[union-attr]
+            await trio.sleep(3600)
+        half = frames.encode(request(100, body=b"x"))
+        await raw.send(request(99, timeout_ms=1000))
+        await raw.stream.send_all(half[:9])
+        await raw.receive()
+        await trio.sleep(100)
+        await raw.stream.send_all(half[9:])
+        assert await raw.receive() == Reply(100, b"x"), "half a frame was lost with who had read it"
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_cancelled_call_tells_the_other_end(ends: tuple[Line, RawEnd]) -> None:
