@@ -8,7 +8,6 @@ left behind is swept at the next start from the journal in its work folder.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -176,11 +175,6 @@ class SupervisorLauncher:
                 continue
             for line in done.stdout.decode(errors="replace").splitlines():
                 self._log.warning("left over from an earlier run", what=line)
-
-
-def remove_agreement_folder(folder: Path, agreement_id: str) -> None:
-    """Remove the work folders of an agreement that has ended and been billed."""
-    shutil.rmtree(folder / "work" / agreement_id, ignore_errors=True)
 
 
 def _agreement_json(agreement: AgreementView, offer: dict[str, object]) -> bytes:

@@ -21,11 +21,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from p2p.broadcast.api import Verdict
 from p2p.broadcast.wire import Message, encode_unsigned
-from p2p.identity import node_id_of
 from p2p.identity.peer_id import key_in_peer_id, peer_id_bytes
 
 if TYPE_CHECKING:
-    from p2p.identity import NodeId, PrivateKey
+    from p2p.identity import PrivateKey
 
 SIGNING_PREFIX = b"libp2p-pubsub:"
 
@@ -55,12 +54,6 @@ class Seal(Protocol):
     def check(self, message: Message) -> Verdict:
         """Say whether its author wrote `message`: REJECT blames who forwarded it, IGNORE does not."""
         ...
-
-
-def node_id_of_author(peer_id: bytes) -> NodeId | None:
-    """Return the NodeId of a message's author, or None if its key is not secp256k1. Raises ValueError if forged."""
-    key = key_in_peer_id(peer_id)
-    return None if key is None else node_id_of(key.format(compressed=False))
 
 
 class StrictSign:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 GWEI: Final = 10**9
-WEI_PER_TOKEN: Final = 10**18
 
 DEFAULT_DRIVER: Final = "erc20"
 DEFAULT_NETWORK: Final = "hoodi"

@@ -203,13 +203,6 @@ class Negotiations:
             raise NotFound(f"Proposal [{proposal_id}] not found.")
         return record
 
-    def from_peer(self, role: Role, proposal: str, caller: str) -> Record:
-        """Return a proposal that our side issued to `caller`. Raises NotFound: others learn nothing."""
-        record = self.find(role, proposal)
-        if record is None or record.negotiation.peer != caller:
-            raise NotFound(f"Proposal [{proposal[:80]}] not found.")
-        return record
-
     def counter(
         self, prev: Record, issuer: Role, properties: PropertySet, constraints: str, created_ns: int
     ) -> Record:

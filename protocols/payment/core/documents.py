@@ -73,7 +73,6 @@ TRANSITIONS: Final[Mapping[tuple[Status, Action], Status]] = {
 
 OWNED: Final = frozenset({Status.ACCEPTED, Status.SETTLED, Status.FAILED})
 """States in which the requestor owes the amount, or has paid it."""
-LIVE: Final = frozenset(Status) - {Status.CANCELLED}
 OPEN: Final = frozenset({Status.ISSUED, Status.RECEIVED, Status.ACCEPTED, Status.REJECTED, Status.FAILED})
 """States that more can follow."""
 

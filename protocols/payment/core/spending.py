@@ -14,7 +14,7 @@ from protocols.payment.errors import BadRequest, NotEnoughFunds
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from protocols.payment.records import Allocation, Expenditure
+    from protocols.payment.records import Allocation
 
 YEAR_NS = 365 * 24 * 3600 * 1_000_000_000
 DEFAULT_LIFE_NS = 10 * YEAR_NS
@@ -55,8 +55,3 @@ def check_purpose(allocation: Allocation, platform: str, payer_addr: str) -> Non
             f"Allocation {allocation.allocation_id} pays from {allocation.address}, "
             f"but the agreement names {payer_addr} as payer"
         )
-
-
-def unscheduled(expenditures: Iterable[Expenditure]) -> int:
-    """Return what is promised and in no order yet."""
-    return sum(e.accepted_wei - e.scheduled_wei for e in expenditures)

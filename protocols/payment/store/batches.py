@@ -11,8 +11,6 @@ from protocols.payment.drivers.base import SignedTransaction, Transfer
 from protocols.payment.store.form import first, from_json, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from p2p.storage import Connection
     from protocols.payment.drivers.base import Receipt
 
@@ -141,11 +139,6 @@ def set_receipt(c: Connection, receipt: Receipt) -> None:
         "UPDATE payment_transaction SET succeeded = ?, fee_wei = ?, block_number = ? WHERE tx_hash = ?",
         (int(receipt.succeeded), str(receipt.fee_wei), receipt.block_number, receipt.tx_hash),
     )
-
-
-def transfers_of(versions: Sequence[Version]) -> dict[str, int]:
-    """Return what the given versions pay: transfer id to wei."""
-    return {t.transfer_id: t.amount_wei for v in versions for t in v.transaction.transfers}
 
 
 def _version(row: Any) -> Version:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from p2p.broadcast.sign import node_id_of_author
 from p2p.identity import NodeId
+from p2p.identity.peer_id import node_id_of_peer
 from p2p.overlay import PeerChange, PeerInfo, ProtocolRefused, StreamBroken
 
 with warnings.catch_warnings():
@@ -44,9 +44,7 @@ class StockStream:
 
     @property
     def peer(self) -> NodeId:
-        node_id = node_id_of_author(self._raw.muxed_conn.peer_id.to_bytes())
-        assert node_id is not None
-        return node_id
+        return node_id_of_peer(self._raw.muxed_conn.peer_id.to_base58())
 
     async def send_all(self, data: bytes) -> None:
         try:
@@ -125,8 +123,7 @@ class StockOverlay:
         return lambda: self._listeners.remove(listener)
 
     def _met(self, peer_id: Any) -> NodeId:
-        node_id = node_id_of_author(peer_id.to_bytes())
-        assert node_id is not None
+        node_id = node_id_of_peer(peer_id.to_base58())
         if node_id not in self._peers:
             self._peers[node_id] = peer_id
             for listener in self._listeners:
