@@ -117,12 +117,38 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
     raise WireError("a varint does not end")
 
 
-class FrameReader:
-    """Cuts a byte stream into frames: a varint of the length, then that many bytes.
+def take_frame(buffer: bytearray, max_bytes: int) -> bytes | None:
+    """Cut the first frame off `buffer`: a varint of the length, then that many bytes. None while it is not all there.
 
     Args:
-        max_bytes: longest frame accepted; a longer one is refused when its length is known, so that no more
-            than this plus one read is ever kept.
+        max_bytes: longest frame accepted; a longer one is refused as soon as its length is known.
+
+    Raises:
+        WireError: a length that is too great, or no length at all.
+    """
+    length, start = 0, 0
+    for start, byte in enumerate(buffer[:_MAX_LENGTH_PREFIX_BYTES], 1):
+        length |= (byte & 0x7F) << (7 * (start - 1))
+        if byte < 0x80:
+            break
+    else:
+        if start == _MAX_LENGTH_PREFIX_BYTES:
+            raise WireError("a frame's length does not end")
+        return None
+    if length > max_bytes:
+        raise WireError(f"a frame of {length} bytes is over the limit of {max_bytes}")
+    if len(buffer) - start < length:
+        return None
+    frame = bytes(buffer[start : start + length])
+    del buffer[: start + length]
+    return frame
+
+
+class FrameReader:
+    """Cuts a byte stream into frames, of which no more than one and one read is ever kept.
+
+    Args:
+        max_bytes: longest frame accepted.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -135,22 +161,6 @@ class FrameReader:
         Raises:
             WireError: a length that is too great, or no length at all.
         """
-        buffer = self._buffer
-        buffer += data
-        while buffer:
-            length, start = 0, 0
-            for start, byte in enumerate(buffer[:_MAX_LENGTH_PREFIX_BYTES], 1):
-                length |= (byte & 0x7F) << (7 * (start - 1))
-                if byte < 0x80:
-                    break
-            else:
-                if start == _MAX_LENGTH_PREFIX_BYTES:
-                    raise WireError("a frame's length does not end")
-                return
-            if length > self._max_bytes:
-                raise WireError(f"a frame of {length} bytes is over the limit of {self._max_bytes}")
-            if len(buffer) - start < length:
-                return
-            frame = bytes(buffer[start : start + length])
-            del buffer[: start + length]
+        self._buffer += data
+        while (frame := take_frame(self._buffer, self._max_bytes)) is not None:
             yield frame

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from p2p.overlay import StreamBroken
-from p2p.protobuf import WireError, frame
+from p2p.protobuf import frame, take_frame
 
 if TYPE_CHECKING:
     from p2p.overlay import Stream
-
-_MAX_LENGTH_BYTES = 5
 
 
 class Framed:
@@ -41,28 +39,9 @@ class Framed:
             WireError: it is too long, or its length does not end.
             StreamBroken: the stream broke, or ended before it.
         """
-        while (message := self._take()) is None:
+        while (message := take_frame(self._buffer, self._max_bytes)) is None:
             data = await self.stream.receive_some()
             if not data:
                 raise StreamBroken(f"{self.stream.peer} finished where a message should have come")
             self._buffer += data
-        return message
-
-    def _take(self) -> bytes | None:
-        length = 0
-        for index, byte in enumerate(self._buffer[:_MAX_LENGTH_BYTES]):
-            length |= (byte & 0x7F) << (7 * index)
-            if byte < 0x80:
-                break
-        else:
-            if len(self._buffer) >= _MAX_LENGTH_BYTES:
-                raise WireError("a message's length does not end")
-            return None
-        if length > self._max_bytes:
-            raise WireError(f"a message of {length} bytes is over the limit of {self._max_bytes}")
-        start = index + 1
-        if len(self._buffer) < start + length:
-            return None
-        message = bytes(self._buffer[start : start + length])
-        del self._buffer[: start + length]
         return message
