@@ -31,6 +31,8 @@ class HostLimits(msgspec.Struct, frozen=True):
     """Sessions with one peer; the oldest ends for a further one."""
     per_place: int = 32
     """Inbound connections from one IPv4 address or one IPv6 /64."""
+    per_network: int = 128
+    """Inbound connections from one IPv4 /24 or one IPv6 /48, which one hoster has: it takes a dozen to fill a node."""
     upgrades: int = 256
     """Inbound handshakes under way at once; a further one has another of a crowded place given up."""
     guests: int = 64
@@ -81,15 +83,15 @@ class Gate:
     def arrive(self, host: str) -> str | None:
         """Let an inbound connection in; or return why not."""
         reason = self.refuses_place(host)
-        place = place_of(host)
-        if reason is None:
-            if self.total >= self.limits.connections:
-                reason = f"there are {self.total} connections, and no more may be"
-            elif self._places[place] >= self.limits.per_place and not self._exempt(host):
+        if reason is None and self.total >= self.limits.connections:
+            reason = f"there are {self.total} connections, and no more may be"
+        places = {place_of(host): self.limits.per_place, network_of(host): self.limits.per_network}
+        for place, most in places.items():
+            if reason is None and self._places[place] >= most and not self._exempt(host):
                 reason = f"{place} has {self._places[place]} connections already"
         if reason is None:
             self.total += 1
-            self._places[place] += 1
+            self._places.update(places.keys())
         return reason
 
     def made(self) -> None:
@@ -101,10 +103,10 @@ class Gate:
         self.total -= 1
         if host is None:
             return
-        place = place_of(host)
-        self._places[place] -= 1
-        if self._places[place] <= 0:
-            del self._places[place]
+        for place in (place_of(host), network_of(host)):
+            self._places[place] -= 1
+            if self._places[place] <= 0:
+                del self._places[place]
 
     def _exempt(self, host: str) -> bool:
         return self._trust_loopback and ipaddress.ip_address(host).is_loopback
@@ -116,6 +118,12 @@ def place_of(host: str) -> str:
     if address.version == 4:
         return host
     return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+
+
+def network_of(host: str) -> str:
+    """Return the network around a place: an IPv4 /24 or an IPv6 /48."""
+    address = ipaddress.ip_address(host)
+    return str(ipaddress.ip_network((host, 24 if address.version == 4 else 48), strict=False))
 
 
 HANDSHAKE_PATIENCE = 2.0

@@ -43,6 +43,19 @@ def test_an_ipv6_household_is_one_place() -> None:
     assert door.arrive("2001:db8::2") is not None
 
 
+@pytest.mark.parametrize(
+    ("near", "far", "network"),
+    [("192.0.2.{}", "192.0.3.1", "192.0.2.0/24"), ("2001:db8:1:{}::1", "2001:db8:2::1", "2001:db8:1::/48")],
+)
+def test_one_network_has_so_many_wherever_in_it_they_are(near: str, far: str, network: str) -> None:
+    door = gate(per_network=3)
+    assert [door.arrive(near.format(i)) for i in range(3)] == [None] * 3
+    assert f"{network} has 3" in str(door.arrive(near.format(9)))
+    assert door.arrive(far) is None
+    door.left(near.format(1))
+    assert door.arrive(near.format(9)) is None
+
+
 def test_this_machine_is_exempt_on_a_devnet_only() -> None:
     for devnet in (False, True):
         door = gate(devnet=devnet, per_place=1)
