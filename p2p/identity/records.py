@@ -17,9 +17,10 @@ import coincurve
 import msgspec
 
 from p2p import multiaddr
+from p2p.identity import envelope
 from p2p.identity.node_id import NodeId, node_id_of
 from p2p.identity.peer_id import key_in_peer_id, peer_id_bytes
-from p2p.protobuf import WireError, encode_bytes, encode_number, encode_varint, read_fields
+from p2p.protobuf import WireError, encode_bytes, encode_number, read_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,7 +35,6 @@ MAX_ADDRESSES = 8
 
 _KEY_PREFIX_BYTES = 2
 """What a PeerId has before the protobuf of its key: the multihash's code and length."""
-_PUBLIC_KEY, _PAYLOAD_TYPE, _PAYLOAD, _SIGNATURE = 1 << 3 | 2, 2 << 3 | 2, 3 << 3 | 2, 5 << 3 | 2
 _PEER_ID, _SEQ, _ADDRESS = 1 << 3 | 2, 2 << 3, 3 << 3 | 2
 _MULTIADDR = 1 << 3 | 2
 
@@ -62,12 +62,8 @@ def sign_peer_record(key: PrivateKey, seq: int, addresses: Iterable[multiaddr.Mu
     payload = encode_bytes(_PEER_ID, peer_id) + encode_number(_SEQ, seq)
     for address in addresses:
         payload += encode_bytes(_ADDRESS, encode_bytes(_MULTIADDR, address.encode()))
-    return (
-        encode_bytes(_PUBLIC_KEY, peer_id[_KEY_PREFIX_BYTES:])
-        + encode_bytes(_PAYLOAD_TYPE, PAYLOAD_TYPE)
-        + encode_bytes(_PAYLOAD, payload)
-        + encode_bytes(_SIGNATURE, coincurve.PrivateKey(key.secret).sign(_signed_bytes(payload)))
-    )
+    signature = coincurve.PrivateKey(key.secret).sign(envelope.signed_bytes(DOMAIN, PAYLOAD_TYPE, payload))
+    return envelope.pack(peer_id[_KEY_PREFIX_BYTES:], PAYLOAD_TYPE, payload, signature)
 
 
 def verify_peer_record(data: bytes) -> PeerRecord:
@@ -79,19 +75,17 @@ def verify_peer_record(data: bytes) -> PeerRecord:
     if len(data) > MAX_RECORD_BYTES:
         raise InvalidRecord(f"a peer record of {len(data)} bytes; {MAX_RECORD_BYTES} are allowed")
     try:
-        fields = _single(data, (_PUBLIC_KEY, _PAYLOAD_TYPE, _PAYLOAD, _SIGNATURE))
-        if fields[_PAYLOAD_TYPE] != PAYLOAD_TYPE:
-            raise InvalidRecord(
-                f"an envelope with payload type {fields[_PAYLOAD_TYPE][:8].hex()} is no peer record"
-            )
-        peer_id, seq, addresses = _read_payload(fields[_PAYLOAD])
+        public_key, payload_type, payload, signature = _single(data, envelope.FIELDS).values()
+        if payload_type != PAYLOAD_TYPE:
+            raise InvalidRecord(f"an envelope with payload type {payload_type[:8].hex()} is no peer record")
+        peer_id, seq, addresses = _read_payload(payload)
         key = key_in_peer_id(peer_id)
         if key is None:
             raise InvalidRecord("the record is of a peer whose key is not secp256k1, and so of no node")
-        if peer_id[_KEY_PREFIX_BYTES:] != fields[_PUBLIC_KEY]:
+        if peer_id[_KEY_PREFIX_BYTES:] != public_key:
             raise InvalidRecord("the record is of another peer than the one that signed it")
         # libsecp256k1 takes no s above half the order, so that nobody can make a second valid signature.
-        if not key.verify(fields[_SIGNATURE], _signed_bytes(fields[_PAYLOAD])):
+        if not key.verify(signature, envelope.signed_bytes(DOMAIN, PAYLOAD_TYPE, payload)):
             raise InvalidRecord("the record's signature does not fit")
     except InvalidRecord:
         raise
@@ -104,12 +98,8 @@ def verify_peer_record(data: bytes) -> PeerRecord:
     return PeerRecord(node_id_of(key.format(compressed=False)), peer_id, seq, addresses)
 
 
-def _signed_bytes(payload: bytes) -> bytes:
-    return b"".join(encode_varint(len(part)) + part for part in (DOMAIN, PAYLOAD_TYPE, payload))
-
-
 def _single(data: bytes, tags: tuple[int, ...]) -> Mapping[int, bytes]:
-    """Return the bytes of each field in `tags`, which has to be there once, with nothing else beside them."""
+    """Return the bytes of each field in `tags`, each of which has to be there once, and nothing else; in the order of `tags`."""
     found: dict[int, bytes] = {}
     for tag, _, value in read_fields(data):
         if tag not in tags or tag in found:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from p2p.protobuf import WireError, encode_bytes, encode_varint, read_fields
+from p2p.identity.envelope import PAYLOAD, PAYLOAD_TYPE, PUBLIC_KEY, SIGNATURE, pack, signed_bytes
+from p2p.protobuf import WireError, read_fields
 from p2p.session import HandshakeFailed
 from p2p.session.identity import decode_key
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from p2p.session import IdentityKey, PeerKey
 
 MAX_BYTES = 8192
-
-_KEY, _TYPE, _PAYLOAD, _SIGNATURE = 0x0A, 0x12, 0x1A, 0x2A
 
 
 class InvalidEnvelope(ValueError):
@@ -33,13 +32,8 @@ def seal(domain: str, payload_type: bytes, payload: bytes, key: IdentityKey) -> 
     Args:
         payload_type: a multicodec's code, as the use's specification gives it.
     """
-    signature = key.sign(_signed(domain, payload_type, payload))
-    return (
-        encode_bytes(_KEY, key.public.encode())
-        + encode_bytes(_TYPE, payload_type)
-        + encode_bytes(_PAYLOAD, payload)
-        + encode_bytes(_SIGNATURE, signature)
-    )
+    signature = key.sign(signed_bytes(domain.encode(), payload_type, payload))
+    return pack(key.public.encode(), payload_type, payload, signature)
 
 
 def unseal(domain: str, payload_type: bytes, data: bytes) -> tuple[PeerKey, bytes]:
@@ -48,17 +42,12 @@ def unseal(domain: str, payload_type: bytes, data: bytes) -> tuple[PeerKey, byte
         raise InvalidEnvelope(f"an envelope has at most {MAX_BYTES} bytes, not {len(data)}")
     try:
         fields = {tag: value for tag, _, value in read_fields(data)}
-        signer = decode_key(fields.get(_KEY, b""))
+        signer = decode_key(fields.get(PUBLIC_KEY, b""))
     except (WireError, HandshakeFailed) as error:
         raise InvalidEnvelope(f"not an envelope: {error}") from error
-    if fields.get(_TYPE) != payload_type:
+    if fields.get(PAYLOAD_TYPE) != payload_type:
         raise InvalidEnvelope("the envelope holds something else than it should")
-    payload = fields.get(_PAYLOAD, b"")
-    if not signer.verify(fields.get(_SIGNATURE, b""), _signed(domain, payload_type, payload)):
+    payload = fields.get(PAYLOAD, b"")
+    if not signer.verify(fields.get(SIGNATURE, b""), signed_bytes(domain.encode(), payload_type, payload)):
         raise InvalidEnvelope("the envelope was not signed by the key that it names, or for another purpose")
     return signer, payload
-
-
-def _signed(domain: str, payload_type: bytes, payload: bytes) -> bytes:
-    pieces = (domain.encode(), payload_type, payload)
-    return b"".join(encode_varint(len(piece)) + piece for piece in pieces)
