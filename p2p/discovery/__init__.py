@@ -1,4 +1,7 @@
-"""Whom to know: hello, the address book, bootstrap and peers telling of peers."""
+"""Whom to know: hello, the address book, bootstrap and peers telling of peers.
+
+The directory (`directory`, on `kademlia`) is apart: it stands on any overlay, and the overlay asks it.
+"""
 
 from p2p.discovery.admission import Admission, Door, ThisNode
 from p2p.discovery.driver import Discovery

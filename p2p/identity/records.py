@@ -99,7 +99,7 @@ def verify_peer_record(data: bytes) -> PeerRecord:
 
 
 def _single(data: bytes, tags: tuple[int, ...]) -> Mapping[int, bytes]:
-    """Return the bytes of each field in `tags`, each of which has to be there once, and nothing else; in the order of `tags`."""
+    """Return the bytes of each field in `tags`, in that order; each has to be there once, and nothing else."""
     found: dict[int, bytes] = {}
     for tag, _, value in read_fields(data):
         if tag not in tags or tag in found:
