@@ -1,7 +1,7 @@
 """`Overlay`: the one interface to the network that protocols see.
 
 Implementations: `p2p.host` (libp2p) and `p2p.testing.overlay` (in memory, on virtual time). Both pass
-`p2p.testing.check_overlay`. Peers are named by NodeIds, each proven by its session; how a peer is reached
+`p2p.testing.conformance.check_overlay`. Peers are named by NodeIds, each proven by its session; how a peer is reached
 (addresses, relays) is the implementation's affair.
 
 Beside nodes there may be *guests*: foreign libp2p programs that do not serve our hello. They are named by their
@@ -72,6 +72,12 @@ class Stream(Protocol):
         ...
 
 
+Direction = Literal["in", "out"]
+"""Who dialled: the peer, or this node."""
+Path = Literal["direct", "relayed"]
+"""Whether a session goes through a relay."""
+
+
 class PeerInfo(msgspec.Struct, frozen=True):
     """A peer with whom there is a session."""
 
@@ -79,7 +85,7 @@ class PeerInfo(msgspec.Struct, frozen=True):
     """Who it is, proven: a node's NodeId, or a guest's PeerId."""
     address: str
     """Where, as a multiaddr (`/ip4/127.0.0.1/tcp/4001`), or `memory` in a simulation."""
-    direction: Literal["in", "out"]
+    direction: Direction
     """Who dialled."""
     since_ns: int
     """UTC nanoseconds when the session began."""
@@ -87,7 +93,7 @@ class PeerInfo(msgspec.Struct, frozen=True):
     """What software it says it is, unproven."""
     rtt: float | None = None
     """Seconds of a round trip, smoothed, once it was measured."""
-    path: Literal["direct", "relayed"] = "direct"
+    path: Path = "direct"
     """Whether the session goes through a relay."""
     peer_id: str = ""
     """Its libp2p PeerId, proven; empty in a simulation."""

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from p2p.host.addresses import TcpAddress
     from p2p.host.limits import Gate
-    from p2p.host.sessions import HostSession, Path
+    from p2p.host.sessions import HostSession
+    from p2p.overlay import Path
 
 DIAL_TIMEOUT = 10.0
 """Seconds from a dial's first packet to a session."""

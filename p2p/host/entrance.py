@@ -15,7 +15,7 @@ import trio
 from p2p.discovery import ThisNode
 from p2p.events import HandshakeFailed
 from p2p.host.limits import Handshakes, prune
-from p2p.host.sessions import Direction, HostSession, Path
+from p2p.host.sessions import HostSession
 from p2p.host.tcp import ends
 from p2p.metrics import TrafficTable
 from p2p.overlay import OverlayError, PeerInfo, PeerUnreachable
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from p2p.host.limits import Gate
     from p2p.host.swarm import OverlaySwarm
     from p2p.identity import PrivateKey
+    from p2p.overlay import Direction, Path
     from p2p.session import MuxedStream, Session, YamuxSettings
 
 UPGRADE_TIMEOUT = 10.0

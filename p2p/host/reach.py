@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from p2p.host.entrance import Entrance
     from p2p.host.limits import Gate
     from p2p.host.overlay import LibP2POverlay
-    from p2p.host.sessions import Direction, HostSession, Path
+    from p2p.host.sessions import HostSession
     from p2p.identity import PrivateKey
-    from p2p.overlay import Stream
+    from p2p.overlay import Direction, Path, Stream
     from p2p.reach.host import Link, LinkHandler
     from p2p.session import IdentityKey
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from p2p.host.identify import Identified
     from p2p.host.stock import StockConnection
     from p2p.metrics import TrafficTable
+    from p2p.overlay import Direction, Path
     from p2p.session import MuxedStream, Session
 
 NEGOTIATION_TIMEOUT = 10.0
@@ -21,9 +22,6 @@ NEGOTIATION_TIMEOUT = 10.0
 
 STANDING = "/meshsub/"
 """Protocols whose streams stay open with every peer, whether or not anything is said: they are no use of a session."""
-
-Path = Literal["direct", "relayed"]
-Direction = Literal["in", "out"]
 
 
 class HostSession:

@@ -7,7 +7,7 @@ peers, this interface knows each session apart: which one is relayed, and where 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -15,11 +15,8 @@ if TYPE_CHECKING:
 
     import trio
 
-    from p2p.overlay import Stream
+    from p2p.overlay import Direction, Path, Stream
     from p2p.session import IdentityKey
-
-Path = Literal["direct", "relayed"]
-Direction = Literal["in", "out"]
 
 
 class Link(Protocol):

@@ -14,7 +14,7 @@ from p2p.reach.judge import network_of, place_of
 from p2p.reach.relay_wire import Limit, Status
 
 if TYPE_CHECKING:
-    from p2p.reach.host import Path
+    from p2p.overlay import Path
 
 
 class RelayLimits(msgspec.Struct, frozen=True):

@@ -28,8 +28,8 @@ from p2p.testing.clock import VirtualClock
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
-    from p2p.overlay import Stream
-    from p2p.reach.host import Direction, LinkHandler, Path
+    from p2p.overlay import Direction, Path, Stream
+    from p2p.reach.host import LinkHandler
 
 
 class MemoryLink:
