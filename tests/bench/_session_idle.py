@@ -1,8 +1,8 @@
 """What a node costs that has 50 peers and nothing to do: CPU, and bytes on its connections.
 
-The node is `LibP2POverlay` with the bus and gossip on it, in a process of its own. Its peers are fifty more in another,
-which know nobody but it until it tells them of each other, as it would; they look for no more peers. Bytes are what
-TCP carried both ways, as the kernel counts them, without headers.
+The node is `LibP2POverlay` with the bus, gossip, the directory and reach on it, as `node.app` has them, in a process of
+its own. Its peers are fifty more in another, which know nobody but it until it tells them of each other, as it would;
+they look for no more peers. Bytes are what TCP carried both ways, as the kernel counts them, without headers.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from p2p.bus.peer import PeerBus
 from p2p.bus.router import LocalBus
 from p2p.clock import SystemClock
 from p2p.discovery import DiscoverySettings
+from p2p.discovery.directory import make_directory
 from p2p.entropy import SystemEntropy
 from p2p.host import LibP2POverlay
 from p2p.identity import PrivateKey
+from p2p.reach.service import ReachService
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -72,7 +74,23 @@ async def node(bootstrap: tuple[str, ...], settings: DiscoverySettings) -> Async
         await stack.enter_async_context(PeerBus(overlay, LocalBus(key.node_id)).running())
         await stack.enter_async_context(gossip.running())
         await gossip.join(Nothing())
-        yield await stack.enter_async_context(overlay.running())
+        await stack.enter_async_context(overlay.running())
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
+        nursery.start_soon(ReachService(overlay.reach_host, clock=clock, entropy=entropy).run)
+        directory = make_directory(
+            key,
+            overlay,
+            overlay.discovery,
+            acceptable=lambda _: True,
+            clock=clock,
+            entropy=entropy,
+            diverse=False,
+            spare=lambda peer: not overlay.speaking(peer),
+        )
+        overlay.find_addresses = directory.look_up
+        await stack.enter_async_context(directory.running())
+        yield overlay
 
 
 class Carried:
