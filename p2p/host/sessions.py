@@ -11,10 +11,10 @@ from p2p.overlay import PeerUnreachable, StreamBroken, is_guest
 from p2p.session import TooManyStreams
 
 if TYPE_CHECKING:
-    from p2p.host.identify import Identified
     from p2p.host.stock import StockConnection
     from p2p.metrics import TrafficTable
     from p2p.overlay import Direction, Path
+    from p2p.reach.identify_wire import Identified
     from p2p.session import MuxedStream, Session
 
 NEGOTIATION_TIMEOUT = 10.0

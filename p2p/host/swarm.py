@@ -2,7 +2,7 @@
 
 Sessions are `p2p.session`'s, made and run by the overlay; each is entered here as a connection, so that stock code
 finds it. Stock dialling, upgrading, accepting, pruning, health checks and identify-push never run: what is wrong
-with them is in the reference's list, and each entry of it is held by a test here that fails on stock.
+with them is shown by tests (`tests/p2p/host/test_mends.py`), each of which fails on stock.
 """
 
 from __future__ import annotations

@@ -170,6 +170,7 @@ def test_identify_is_read_as_others_write_it(addresses: tuple[str, ...], protoco
     assert read.observed == "/ip4/203.0.113.9/tcp/77"
     assert read.listening == addresses
     assert read.protocols == frozenset(protocols)
+    assert read.agent == "x"
 
 
 def test_a_voucher_is_one_that_others_take() -> None:
