@@ -36,7 +36,6 @@ from node.provider.agent import ProviderAgent
 from node.provider.exeunits import SupervisorLauncher
 from node.provider.runtimes import Unfit, builtin_runtimes, examine
 from node.requestor.service import RequestorService
-from p2p import ping
 from p2p.broadcast.driver import GossipBroadcast
 from p2p.broadcast.wire import PROTOCOL_11, PROTOCOL_12
 from p2p.bus.door import Door
@@ -157,7 +156,6 @@ async def _start(node: Node, stack: contextlib.AsyncExitStack) -> None:
     if config.text("identity.app-key"):
         await node.app_keys.create(AUTOCONFIGURED, node.key.node_id, key=config.text("identity.app-key"))
 
-    node.overlay.serve(ping.PROTOCOL, ping.answer, guests=True)
     await stack.enter_async_context(PeerBus(node.overlay, node.bus).running())
     door = Door(node.bus, config.bus_path, entropy=node.entropy)
     door.store_owner_token()

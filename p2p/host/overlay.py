@@ -18,6 +18,7 @@ import msgspec
 import structlog
 import trio
 
+from p2p import ping
 from p2p.discovery import Discovery, DiscoverySettings, Door, PeerStore, Sessions, ThisNode
 from p2p.discovery.messages import OLDEST_VERSION, PROTOCOL_VERSION
 from p2p.discovery.serving import OneAtATime, serve_stream
@@ -169,6 +170,7 @@ class LibP2POverlay:
             report=report or logged,
         )
         self._host.advertise(self.discovery.protocol)
+        self.serve(ping.PROTOCOL, ping.answer, guests=True)
         self._door = Door(
             self._sessions,
             self.discovery,

@@ -1,4 +1,4 @@
-"""Sessions and streams of ours in the shape that py-libp2p's host knows: for its books, its identify, its ping.
+"""Sessions and streams of ours in the shape that py-libp2p's host knows: for its books and its identify.
 
 Nothing else passes here: the streams of our own protocols are `p2p.session.MuxedStream`s from end to end.
 """

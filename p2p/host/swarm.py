@@ -1,4 +1,4 @@
-"""py-libp2p's swarm and host, wrapped: their books, their identify and their ping, and nothing that runs by itself.
+"""py-libp2p's swarm and host, wrapped: their books and their identify, and nothing that runs by itself.
 
 Sessions are `p2p.session`'s, made and run by the overlay; each is entered here as a connection, so that stock code
 finds it. Stock dialling, upgrading, accepting, pruning, health checks and identify-push never run: what is wrong
@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import trio
 from libp2p.crypto.secp256k1 import create_new_key_pair
 from libp2p.host.basic_host import BasicHost
-from libp2p.host.ping import ID as PING
-from libp2p.host.ping import handle_ping
 from libp2p.identity.identify.identify import ID as IDENTIFY
 from libp2p.identity.identify.identify import identify_handler_for
 from libp2p.network import swarm as stock_swarm
@@ -80,15 +78,15 @@ class OverlaySwarm(stock_swarm.Swarm):  # type: ignore[misc] # no type informati
 
 
 class OverlayHost(BasicHost):  # type: ignore[misc] # no type information upstream
-    """The stock host, which serves identify and ping when it is told to."""
+    """The stock host, which serves identify when it is told to."""
 
     def __init__(self, network: OverlaySwarm) -> None:
         self._addresses: list[Multiaddr] = []
         super().__init__(network=network, disable_identify_address_discovery=True)
-        # No identify-push: it writes what anyone claims into an unbounded peer store. And the ping handler that
-        # keeps no table, for the other one never drops a peer from its.
+        # No identify-push: it writes what anyone claims into an unbounded peer store. And no ping: stock's never drops
+        # a peer from its table.
         self.identify = identify_handler_for(self, use_varint_format=True)
-        self.multiselect.handlers = OrderedDict([(IDENTIFY, self.identify), (PING, handle_ping)])
+        self.multiselect.handlers = OrderedDict([(IDENTIFY, self.identify)])
 
     @property
     def served(self) -> dict[str, Any]:
@@ -115,7 +113,7 @@ class OverlayHost(BasicHost):  # type: ignore[misc] # no type information upstre
         return [address.decapsulate_code(421) for address in self._addresses]
 
     async def serve_stock(self, stream: MuxedStream, connection: StockConnection) -> None:
-        """Serve identify or ping. What goes wrong resets the stream and is raised as an OverlayError."""
+        """Serve identify. What goes wrong resets the stream and is raised as an OverlayError."""
         entry = self.get_network().entry_of(connection)
         handler = self.multiselect.handlers[stream.protocol]
         if entry is None or handler is None:
