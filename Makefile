@@ -29,7 +29,7 @@ run: $(STAMP) ## a whole market on this machine: computes a picture and pays for
 	@$(BIN)/golem-p2p demo
 
 test: $(TESTED) ## all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # The example is a distribution of its own, installed as a stranger's would be.
 $(TESTED): $(STAMP) $(wildcard examples/hello_protocol/src/golem_hello/*.py) examples/hello_protocol/pyproject.toml

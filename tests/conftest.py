@@ -20,6 +20,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path == INTEROP and not any("interop" in arg for arg in config.args) else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what stays in one process when several share the work: whole stories one after the other, else a file.
+
+    Stories start many processes and wait for them, so that they run beside everything else and not beside each other.
+    """
+    for item in items:
+        story = item.get_closest_marker("e2e") is not None
+        item.add_marker(pytest.mark.xdist_group("stories" if story else str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def usual_recursion_limit() -> Iterator[None]:
     """Undo what importing py_ecc does: it raises the limit to 100,000.
